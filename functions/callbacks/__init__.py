@@ -1,0 +1,1 @@
+"""What the task functions share: the rules, the tables, the configuration, the reports."""

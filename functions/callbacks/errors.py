@@ -1,0 +1,13 @@
+"""The errors that a task may raise; their class names are what `ErrorEquals` in the state machine says."""
+
+
+class InvalidCallback(ValueError):
+    """The callback breaks a rule; the message names each field and what is wrong, and goes to the caller as it is."""
+
+
+class ServiceUnavailable(Exception):
+    """A service that we call throttles, fails or does not answer; the same call may succeed a moment later."""
+
+
+class ConfigurationError(RuntimeError):
+    """A setting that a task cannot work without is missing or unusable; a retry does not help."""

@@ -1,0 +1,63 @@
+"""What a failed execution tells its three reports."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from callbacks import model
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed execution.
+
+    `step` is the state that failed, `error` the error's name, `message` its text without the stack trace, `cause` all
+    that Step Functions knows of it. `charge_id` is the callback's paymentId, under the name that error reports use.
+    """
+
+    channel: str
+    function_name: str
+    step: str
+    error: str
+    message: str
+    cause: str
+    order_id: str | None
+    charge_id: str | None
+    occurred_at: str
+    execution_arn: str
+    request_id: str
+    event: dict[str, Any]
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> Self:
+        """Read what ReportFailure passes to each report.
+
+        Takes `channel`, `functionName`, `failure` (`{state: {"Error": …, "Cause": …}}`, as the state's Catch wrote it),
+        `event` (the workflow's input), `occurredAt`, `executionArn` and `executionName`.
+        """
+        ((step, details),) = event["failure"].items()
+        delivery = event["event"]
+        order_id, charge_id = model.find_ids(delivery.get("body"))
+        cause = details.get("Cause", "")
+        return cls(
+            channel=event["channel"],
+            function_name=event["functionName"],
+            step=step,
+            error=details["Error"],
+            message=_message(cause),
+            cause=cause,
+            order_id=order_id,
+            charge_id=charge_id,
+            occurred_at=event["occurredAt"],
+            execution_arn=event["executionArn"],
+            request_id=delivery.get("requestId") or event["executionName"],
+            event=delivery,
+        )
+
+
+def _message(cause: str) -> str:
+    """Return the exception's message from the JSON that Lambda makes of it, or the cause where it is something else."""
+    try:
+        return str(json.loads(cause)["errorMessage"])
+    except (ValueError, KeyError, TypeError):
+        return cause

@@ -1,0 +1,5 @@
+"""Structured logs. They carry order and payment ids, never user ids, bodies, headers or secrets."""
+
+from aws_lambda_powertools import Logger
+
+logger = Logger(service="bankapp-callback")

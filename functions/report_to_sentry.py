@@ -1,0 +1,71 @@
+"""ReportToSentry: one Sentry event per failure, sent before the function returns."""
+
+from typing import Any
+
+import sentry_sdk
+import urllib3
+from callbacks import config
+from callbacks.errors import ServiceUnavailable
+from callbacks.failure import Failure
+from callbacks.telemetry import logger
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+
+http = urllib3.PoolManager(timeout=urllib3.Timeout(total=1.5), retries=False)
+
+
+class DirectTransport(Transport):
+    """Sends within the call and raises where that fails.
+
+    The SDK's own transport sends from a thread, which a Lambda function freezes, and drops in silence what it cannot send.
+    """
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        """Post the envelope. Raises ServiceUnavailable where Sentry cannot be reached or does not take it."""
+        auth = self.parsed_dsn.to_auth("bankapp-callback")
+        headers = {"Content-Type": "application/x-sentry-envelope", "X-Sentry-Auth": auth.to_header()}
+        try:
+            response = http.request("POST", auth.get_api_url(), body=envelope.serialize(), headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise ServiceUnavailable(f"Sentry cannot be reached: {type(error).__name__}") from error
+        if response.status >= 300:
+            raise ServiceUnavailable(f"Sentry answered {response.status}")
+
+
+dsn = config.optional("SENTRY_DSN")
+if dsn:
+    # Only what the handler says goes out: no integration may add request data, arguments or local variables.
+    sentry_sdk.init(
+        dsn=dsn,
+        environment=config.required("ENVIRONMENT"),
+        transport=DirectTransport,
+        default_integrations=False,
+        auto_enabling_integrations=False,
+    )
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Send the failure to Sentry, grouped by function, step and error.
+
+    Takes what Failure.from_event takes. Returns `reported`, false with a `reason` where no DSN is configured.
+    Raises ServiceUnavailable.
+    """
+    failure = Failure.from_event(event)
+    if not dsn:
+        logger.warning("Sentry is off: SENTRY_DSN is not set", executionArn=failure.execution_arn)
+        return {"reported": False, "reason": "SENTRY_DSN is not set"}
+    event_id = sentry_sdk.capture_event(
+        {
+            "level": "error",
+            "exception": {"values": [{"type": failure.error, "value": failure.message}]},
+            "fingerprint": [failure.function_name, failure.step, failure.error],
+            "tags": {
+                "function": failure.function_name,
+                "step": failure.step,
+                "orderId": failure.order_id or "unknown",
+                "chargeId": failure.charge_id or "unknown",
+            },
+            "contexts": {"execution": {"arn": failure.execution_arn, "requestId": failure.request_id}},
+        }
+    )
+    return {"reported": True, "eventId": event_id}

@@ -1,0 +1,46 @@
+"""SaveCallbackRecord: keeps every delivery as an item of its own, before anything is done with it."""
+
+from decimal import Decimal
+from typing import Any
+
+from callbacks.tables import CallbackRecord, bound
+from callbacks.telemetry import logger
+from callbacks.transient import transient_errors_named
+from pynamodb.exceptions import PutError
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Write the delivery to the channel's record table, once.
+
+    Takes `channel`, `table`, `executionArn` and `callback` (what ValidateCallback returned).
+    Returns `deliveryId` and `isNew`: false where an earlier attempt had written the item already.
+    Raises ServiceUnavailable.
+    """
+    callback = dict(event["callback"])
+    amount = callback.pop("amount")
+    record = bound(CallbackRecord, event["table"])(
+        **callback,
+        amount=None if amount is None else Decimal(amount),
+        channel=event["channel"],
+        executionArn=event["executionArn"],
+    )
+    is_new = _put(record)
+    logger.info(
+        "Callback recorded",
+        orderId=record.orderId,
+        paymentId=record.paymentId,
+        deliveryId=record.deliveryId,
+        isNew=is_new,
+    )
+    return {"deliveryId": record.deliveryId, "isNew": is_new}
+
+
+def _put(record: CallbackRecord) -> bool:
+    try:
+        with transient_errors_named():
+            record.save(condition=CallbackRecord.orderId.does_not_exist())
+    except PutError as error:
+        if error.cause_response_code != "ConditionalCheckFailedException":
+            raise
+        return False
+    return True

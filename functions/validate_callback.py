@@ -1,0 +1,36 @@
+"""ValidateCallback: checks the delivery and gives the rest of the workflow one clean callback to work with."""
+
+from typing import Any
+
+from callbacks import model
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Return the callback of a delivery.
+
+    Takes `delivery` (the workflow's input: `body`, and where API Gateway started it `requestId`, `receivedAt` in
+    milliseconds since 1970 and `sourceIp`), `executionName` and `startedAt` (ISO 8601), which stand in where the
+    delivery has no request id or time of its own.
+    Returns the callback's fields (`amount` as text, so that it stays exact), the body as it was received, and
+    `requestId`, `receivedAt` (ISO 8601), `deliveryId` (both joined: the record's range key) and `sourceIp`.
+    Raises InvalidCallback.
+    """
+    delivery = event["delivery"]
+    body = delivery.get("body")
+    callback = model.parse(body)
+    request_id = delivery.get("requestId") or event["executionName"]
+    received_at = model.timestamp(delivery.get("receivedAt"), event["startedAt"])
+    return {
+        "orderId": callback.order_id,
+        "paymentId": callback.payment_id,
+        "userId": callback.user_id,
+        "success": callback.success,
+        "amount": None if callback.amount is None else str(callback.amount),
+        "message": callback.message,
+        "extra": callback.extra,
+        "body": body,
+        "requestId": request_id,
+        "receivedAt": received_at,
+        "deliveryId": f"{received_at}#{request_id}",
+        "sourceIp": delivery.get("sourceIp"),
+    }
