@@ -4,6 +4,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+
 from callbacks.telemetry import logger
 from callbacks.transient import transient_errors_named
 
@@ -21,9 +22,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """
     callback = event["callback"]
     with transient_errors_named():
-        lambda_client.invoke(
-            FunctionName=event["function"], InvocationType="Event", Payload=callback["body"].encode()
-        )
+        lambda_client.invoke(FunctionName=event["function"], InvocationType="Event", Payload=callback["body"].encode())
     logger.info(
         "Process-paid invoked",
         orderId=callback["orderId"],

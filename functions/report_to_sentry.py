@@ -4,12 +4,14 @@ from typing import Any
 
 import sentry_sdk
 import urllib3
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+from sentry_sdk.utils import Dsn
+
 from callbacks import config
 from callbacks.errors import ServiceUnavailable
 from callbacks.failure import Failure
 from callbacks.telemetry import logger
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
 
 http = urllib3.PoolManager(timeout=urllib3.Timeout(total=1.5), retries=False)
 
@@ -17,15 +19,18 @@ http = urllib3.PoolManager(timeout=urllib3.Timeout(total=1.5), retries=False)
 class DirectTransport(Transport):
     """Sends within the call and raises where that fails.
 
-    The SDK's own transport sends from a thread, which a Lambda function freezes, and drops in silence what it cannot send.
+    The SDK's own transport sends from a thread, which Lambda freezes, and drops in silence what it cannot send.
     """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(options)
+        self._auth = Dsn(options["dsn"]).to_auth("bankapp-callback")
 
     def capture_envelope(self, envelope: Envelope) -> None:
         """Post the envelope. Raises ServiceUnavailable where Sentry cannot be reached or does not take it."""
-        auth = self.parsed_dsn.to_auth("bankapp-callback")
-        headers = {"Content-Type": "application/x-sentry-envelope", "X-Sentry-Auth": auth.to_header()}
+        headers = {"Content-Type": "application/x-sentry-envelope", "X-Sentry-Auth": self._auth.to_header()}
         try:
-            response = http.request("POST", auth.get_api_url(), body=envelope.serialize(), headers=headers)
+            response = http.request("POST", self._auth.get_api_url(), body=envelope.serialize(), headers=headers)
         except urllib3.exceptions.HTTPError as error:
             raise ServiceUnavailable(f"Sentry cannot be reached: {type(error).__name__}") from error
         if response.status >= 300:

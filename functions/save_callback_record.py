@@ -3,10 +3,11 @@
 from decimal import Decimal
 from typing import Any
 
+from pynamodb.exceptions import PutError
+
 from callbacks.tables import CallbackRecord, bound
 from callbacks.telemetry import logger
 from callbacks.transient import transient_errors_named
-from pynamodb.exceptions import PutError
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """SendErrorEmail: tells people, through SES, what failed and where to look."""
 
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
+
 from callbacks import config
 from callbacks.failure import Failure
 from callbacks.transient import transient_errors_named
+
+if TYPE_CHECKING:
+    from mypy_boto3_ses.type_defs import ContentTypeDef
 
 SENDER = config.required("EMAIL_FROM")
 RECIPIENTS = config.required("EMAIL_TO").split(",")
@@ -61,5 +65,5 @@ def _html(rows: dict[str, str]) -> str:
     return f"<table>{cells}</table>"
 
 
-def _content(data: str) -> dict[str, str]:
+def _content(data: str) -> "ContentTypeDef":
     return {"Data": data, "Charset": "UTF-8"}

@@ -29,8 +29,8 @@ JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boo
 class Callback:
     """One callback of the gateway, checked.
 
-    `amount` is in the currency's main unit (baht) and exact. `extra` is a JSON object, as text, of the fields that we do
-    not know; a number with a fraction stands in it as text, so that no digit is lost.
+    `amount` is in the currency's main unit (baht) and exact. `extra` is a JSON object, as text, of the fields that we
+    do not know; a number with a fraction stands in it as text, so that no digit is lost.
     """
 
     order_id: str

@@ -2,6 +2,8 @@
 
 from decimal import Decimal
 from functools import cache
+from types import new_class
+from typing import cast
 
 from pynamodb.attributes import Attribute, BooleanAttribute, UnicodeAttribute
 from pynamodb.constants import NUMBER
@@ -64,11 +66,12 @@ class CallbackError(Model):
 
 @cache
 def bound[M: Model](model: type[M], table: str) -> type[M]:
-    """Return `model` for the table of that name. SFN retries a step as a whole, so the client itself does not retry."""
-    meta = {
-        "table_name": table,
-        "connect_timeout_seconds": CONNECT_TIMEOUT_SECONDS,
-        "read_timeout_seconds": READ_TIMEOUT_SECONDS,
-        "max_retry_attempts": 0,
-    }
-    return type(model)(model.__name__, (model,), {"Meta": type("Meta", (), meta)})
+    """Return `model` for the table of that name. Step Functions retries the step, so the client itself does not."""
+
+    class Meta:
+        table_name = table
+        connect_timeout_seconds = CONNECT_TIMEOUT_SECONDS
+        read_timeout_seconds = READ_TIMEOUT_SECONDS
+        max_retry_attempts = 0
+
+    return cast(type[M], new_class(model.__name__, (model,), exec_body=lambda body: body.update(Meta=Meta)))

@@ -1,0 +1,96 @@
+"""Runs ministack so that its Lambda functions behave as on AWS. Start it as `python -m local.emulator`.
+
+Three differences of ministack 1.5.33 are bridged; each bridge fails loudly where another version looks different.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ministack import app
+from ministack.core import lambda_runtime
+from ministack.services import lambda_svc
+
+ERROR_REPLY = 'json.dumps({"status": "error", "error": str(e), "trace": traceback.format_exc()})'
+NAMED_ERROR_REPLY = (
+    'json.dumps({"status": "error", "error": json.dumps({"errorType": type(e).__name__, "errorMessage": str(e)}), '
+    '"trace": traceback.format_exc()})'
+)
+
+
+def main() -> None:
+    """Serve until SIGTERM, or until the parent process is gone."""
+    with tempfile.TemporaryDirectory(prefix="payment3-emulator-", ignore_cleanup_errors=True) as directory:
+        tempfile.tempdir = os.environ["TMPDIR"] = directory
+        name_errors_as_lambda_does()
+        run_functions_without_our_packages()
+        unpack_each_function_once(Path(directory, "functions"))
+        threading.Thread(target=stop_with_our_parent, daemon=True).start()
+        app.main()
+
+
+def name_errors_as_lambda_does() -> None:
+    """On AWS an exception's class name is the error's name, on which the workflow's Retry and Catch depend."""
+    script = lambda_runtime._PYTHON_WORKER_SCRIPT
+    assert script.count(ERROR_REPLY) == 1, "ministack's Lambda worker has changed"
+    lambda_runtime._PYTHON_WORKER_SCRIPT = script.replace(ERROR_REPLY, NAMED_ERROR_REPLY)
+    execute = lambda_svc._execute_function_warm
+
+    def execute_and_name(*args: Any) -> dict[str, Any]:
+        result: dict[str, Any] = execute(*args)
+        if result.get("error"):
+            # Anything but JSON is not the handler's exception but a timeout, or a function that does not start.
+            with suppress(ValueError):
+                result["body"] = dict(json.loads(result["body"]["errorMessage"]))
+        return result
+
+    lambda_svc._execute_function_warm = execute_and_name
+
+
+def run_functions_without_our_packages() -> None:
+    """On AWS a function has what its zip brings, not what happens to be installed beside the emulator."""
+    interpreter = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    assert interpreter.exists(), f"No interpreter at {interpreter}"
+    detect = lambda_runtime._detect_runtime_binary
+
+    def detect_base(runtime: str) -> tuple[str, str]:
+        binary, script = detect(runtime)
+        return (str(interpreter) if binary == sys.executable else binary), script
+
+    lambda_runtime._detect_runtime_binary = detect_base
+
+
+def unpack_each_function_once(directory: Path) -> None:
+    """ministack unpacks a function's 40 MB again for each process; a cold start here is then slower than on AWS."""
+    directory.mkdir()
+    lock = threading.Lock()
+
+    class SharedZipFile(zipfile.ZipFile):
+        def extractall(self, path: Any = None, *args: Any, **kwargs: Any) -> None:
+            key = f"{hash(tuple((entry.filename, entry.CRC) for entry in self.infolist())):x}"
+            with lock:
+                if not (directory / key).exists():
+                    super().extractall(directory / "unpacking")
+                    (directory / "unpacking").rename(directory / key)
+            Path(path).rmdir()
+            Path(path).symlink_to(directory / key)
+
+    lambda_runtime.zipfile = SimpleNamespace(ZipFile=SharedZipFile, BadZipFile=zipfile.BadZipFile)
+
+
+def stop_with_our_parent() -> None:
+    """The parent holds the other end of stdin: when it is gone, however it went, so is the emulator."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

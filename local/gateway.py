@@ -1,0 +1,164 @@
+"""API Gateway's part: routes a request, runs the API's own integration and answers as the API's definition says.
+
+The definition is read from the deployed stack, so that what runs here is what is deployed. What API Gateway does
+without being told (matching, choosing a template, its own errors) follows the documentation of REST APIs.
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import BoundedSemaphore
+from typing import Any
+
+from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+from werkzeug import Request, Response
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from local import vtl
+
+MAX_BODY_BYTES = 10 * 1024 * 1024
+
+# Gateway responses as API Gateway has them where the API does not say otherwise.
+DEFAULT_TEMPLATE = '{"message":$context.error.messageString}'
+GATEWAY_RESPONSES = {
+    "INTEGRATION_FAILURE": (504, "Network error communicating with endpoint"),
+    "INTEGRATION_TIMEOUT": (504, "Endpoint request timed out"),
+    "MISSING_AUTHENTICATION_TOKEN": (403, "Missing Authentication Token"),
+    "REQUEST_TOO_LARGE": (413, "Request Too Long"),
+    "UNSUPPORTED_MEDIA_TYPE": (415, "Unsupported Media Type"),
+}
+
+
+class GatewayError(Exception):
+    """API Gateway answers by itself; the argument is the type of the gateway response."""
+
+
+@dataclass
+class Gateway:
+    """A WSGI application that serves one REST API.
+
+    `definition` is the API's OpenAPI document with its references resolved, `stepfunctions` the client its integrations
+    call, `concurrency` the number of integrations at once; more requests wait, as one machine has few cores.
+    """
+
+    definition: dict[str, Any]
+    stepfunctions: Any
+    concurrency: int = 4
+
+    def __post_init__(self) -> None:
+        self._places = BoundedSemaphore(self.concurrency)
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        return self.answer(Request(environ))(environ, start_response)
+
+    def answer(self, request: Request) -> Response:
+        """Return what API Gateway would answer; never raises for anything that a caller may send."""
+        request_id = str(uuid.uuid4())
+        context = {
+            "requestId": request_id,
+            "requestTimeEpoch": time.time_ns() // 1_000_000,
+            "httpMethod": request.method,
+            "identity": {"sourceIp": request.remote_addr},
+            "responseOverride": {},
+        }
+        try:
+            body, status = self._integrate(request, context)
+        except GatewayError as error:
+            body, status = self._gateway_response(str(error), context)
+        return Response(body, status, content_type="application/json", headers={"x-amzn-RequestId": request_id})
+
+    def _integrate(self, request: Request, context: dict[str, Any]) -> tuple[str, int]:
+        operation = self.definition["paths"].get(request.path, {}).get(request.method.lower())
+        if operation is None:
+            raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
+        integration = operation["x-amazon-apigateway-integration"]
+        request.max_content_length = MAX_BODY_BYTES
+        try:
+            received = request.get_data()
+        except RequestEntityTooLarge as error:
+            raise GatewayError("REQUEST_TOO_LARGE") from error
+        template = integration["requestTemplates"].get(request.mimetype or "application/json")
+        if template is None:
+            raise GatewayError("UNSUPPORTED_MEDIA_TYPE")
+        rendered = vtl.render(template, context, received.decode("utf-8", "replace"), dict(request.headers))
+        with self._places:
+            status, response = self._call(integration, json.loads(rendered))
+        return self._select_response(integration, status, response, context)
+
+    def _call(self, integration: dict[str, Any], parameters: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        action = integration["uri"].rpartition(":states:action/")[2]
+        calls: dict[str, Callable[..., dict[str, Any]]] = {
+            "StartSyncExecution": self.stepfunctions.start_sync_execution
+        }
+        try:
+            response = calls[action](**parameters)
+        except ClientError as error:
+            details = error.response["Error"]
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            return status, {"__type": details["Code"], "message": details["Message"]}
+        except (ConnectTimeoutError, ReadTimeoutError) as error:
+            raise GatewayError("INTEGRATION_TIMEOUT") from error
+        return response.pop("ResponseMetadata")["HTTPStatusCode"], response
+
+    def _select_response(
+        self, integration: dict[str, Any], status: int, response: dict[str, Any], context: dict[str, Any]
+    ) -> tuple[str, int]:
+        responses = integration["responses"]
+        selected = next(
+            (chosen for pattern, chosen in responses.items() if re.fullmatch(pattern, str(status))),
+            responses["default"],
+        )
+        template = selected["responseTemplates"]["application/json"]
+        body = vtl.render(template, context, json.dumps(response, default=str)).strip()
+        return body, int(context["responseOverride"].get("status", selected["statusCode"]))
+
+    def _gateway_response(self, kind: str, context: dict[str, Any]) -> tuple[str, int]:
+        default_status, message = GATEWAY_RESPONSES[kind]
+        defined = self.definition.get("x-amazon-apigateway-gateway-responses", {})
+        fallback = defined.get(f"DEFAULT_{default_status // 100}XX", {})
+        response = defined.get(kind, fallback)
+        template = response.get("responseTemplates", {}).get("application/json", DEFAULT_TEMPLATE)
+        context["error"] = {"message": message, "messageString": json.dumps(message)}
+        return vtl.render(template, context), int(response.get("statusCode", default_status))
+
+
+def deployed_definition(cloudformation: Any, stack_name: str) -> dict[str, Any]:
+    """Return the OpenAPI document of the stack's REST API as it was deployed, its references resolved.
+
+    Taken from the processed template: ministack drops the mapping templates of a document that it imports.
+    """
+    template = cloudformation.get_template(StackName=stack_name, TemplateStage="Processed")["TemplateBody"]
+    (api,) = (r for r in template["Resources"].values() if r["Type"] == "AWS::ApiGateway::RestApi")
+    (stack,) = cloudformation.describe_stacks(StackName=stack_name)["Stacks"]
+    resources = cloudformation.describe_stack_resources(StackName=stack_name)["StackResources"]
+    region, account = stack["StackId"].split(":")[3:5]
+    names = {
+        "AWS::Partition": "aws",
+        "AWS::Region": region,
+        "AWS::AccountId": account,
+        **{parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in stack["Parameters"]},
+        **{resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources},
+    }
+    definition = _resolved(api["Properties"]["Body"], names)
+    assert isinstance(definition, dict)
+    return definition
+
+
+def _resolved(node: Any, names: dict[str, str]) -> Any:
+    match node:
+        case {"Ref": name}:
+            return names[name]
+        case {"Fn::Sub": str(text)}:
+            return re.sub(
+                r"\$\{(!?)([\w:.]+)}", lambda found: f"${{{found[2]}}}" if found[1] else names[found[2]], text
+            )
+        case {"Fn::GetAtt": _}:
+            return None  # only the integration's role, which nothing here assumes
+        case dict():
+            return {key: _resolved(value, names) for key, value in node.items()}
+        case list():
+            return [_resolved(item, names) for item in node]
+    return node
