@@ -14,8 +14,8 @@ BIN := .venv/bin
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 10
 
-run: .venv/ready  ## Run the whole stack here and serve http://127.0.0.1:$(API_PORT)/bankapp/callback
-	@$(BIN)/python -m local run
+run: .venv/ready  ## Run the whole stack here until Ctrl-C; STATE=folder keeps its state for the next run
+	@$(BIN)/python -m local run $(if $(STATE),--state $(STATE))
 
 demo: .venv/ready  ## Play every file of events/ against the running stack
 	@$(BIN)/python -m local demo

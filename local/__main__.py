@@ -30,7 +30,9 @@ def main() -> int:
     for command in (run_parser, demo_parser):
         command.add_argument("--api-port", type=int, default=int(os.environ.get("API_PORT", "3000")))
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts its background jobs deaf to SIGINT.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     try:
         if arguments.command == "run":
             run(arguments.api_port, arguments.aws_port, arguments.state)

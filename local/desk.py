@@ -13,7 +13,7 @@ from sentry_sdk.envelope import Envelope
 from werkzeug import Request, Response
 from werkzeug.exceptions import NotFound
 
-from local.stack import BRANCH, Stack
+from local.stack import ACCOUNT_ID, BRANCH, Stack
 
 PREFIX = "/_local/"
 PROCESS_PAID_LOGS = f"/aws/lambda/payment3-process-paid-wallet-order-internal-{BRANCH}"
@@ -37,7 +37,7 @@ class Desk:
     def mails(self) -> list[dict[str, Any]]:
         """The mails that SES took, oldest first."""
         with urllib.request.urlopen(f"{self.stack.endpoint}/_ministack/ses/messages", timeout=10) as response:
-            messages: list[dict[str, Any]] = json.load(response)["messages"]
+            messages: list[dict[str, Any]] = json.load(response)["messages"].get(ACCOUNT_ID, [])
         return messages
 
     def sentry(self) -> list[dict[str, Any]]:

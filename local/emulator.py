@@ -1,6 +1,6 @@
-"""Runs ministack so that its Lambda functions behave as on AWS. Start it as `python -m local.emulator`.
+"""Runs ministack so that what we use of it behaves as on AWS. Start it as `python -m local.emulator`.
 
-Three differences of ministack 1.5.33 are bridged; each bridge fails loudly where another version looks different.
+Each difference is bridged by a function of its own. They reach into ministack, hence the pinned version.
 """
 
 import json
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ministack import app
-from ministack.core import lambda_runtime
+from ministack.core import iam_actions, lambda_runtime
 from ministack.services import lambda_svc
 
 ERROR_REPLY = 'json.dumps({"status": "error", "error": str(e), "trace": traceback.format_exc()})'
@@ -32,6 +32,7 @@ def main() -> None:
         tempfile.tempdir = os.environ["TMPDIR"] = directory
         name_errors_as_lambda_does()
         run_functions_without_our_packages()
+        tell_iam_who_sends_a_mail()
         unpack_each_function_once(Path(directory, "functions"))
         threading.Thread(target=stop_with_our_parent, daemon=True).start()
         app.main()
@@ -84,6 +85,28 @@ def unpack_each_function_once(directory: Path) -> None:
             Path(path).symlink_to(directory / key)
 
     lambda_runtime.zipfile = SimpleNamespace(ZipFile=SharedZipFile, BadZipFile=zipfile.BadZipFile)
+
+
+def tell_iam_who_sends_a_mail() -> None:
+    """On AWS ses:SendEmail is allowed per sending identity, and `ses:FromAddress` can be a condition."""
+    resource_arn, request_context = iam_actions.extract_resource_arn, iam_actions.request_tag_context
+
+    def sender(parameters: dict[str, Any]) -> str:
+        source = parameters.get("Source", "")
+        return str(source[0] if isinstance(source, list) else source)
+
+    def resource_arn_of_mail(service: str, *request: Any) -> str:
+        *_, parameters, region, account = request
+        if service == "ses" and sender(parameters):
+            return f"arn:aws:ses:{region}:{account}:identity/{sender(parameters)}"
+        return str(resource_arn(service, *request))
+
+    def request_context_of_mail(service: str, action: str, body: bytes, parameters: dict[str, Any]) -> dict[str, Any]:
+        context: dict[str, Any] = request_context(service, action, body, parameters)
+        return context | ({"ses:FromAddress": sender(parameters)} if service == "ses" else {})
+
+    iam_actions.extract_resource_arn = resource_arn_of_mail
+    iam_actions.request_tag_context = request_context_of_mail
 
 
 def stop_with_our_parent() -> None:

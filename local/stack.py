@@ -1,12 +1,15 @@
 """Starts the emulator and deploys the real template to it, beside a stand-in for what the account already has."""
 
+import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,10 +61,9 @@ class Stack:
             exits.callback(_stop, self._start_emulator())
             self._wait_for_emulator()
             self._deploy_account()
-            self.say("Building the functions")
-            self._sam("build", "--cached", "--cache-dir", str(ROOT / ".aws-sam/cache"), "--build-dir", str(self._built))
+            built = self._build()
             self.say("Deploying template.yaml")
-            self._deploy_template()
+            self._deploy_template(built)
             self.say("Starting the functions")
             self._start_functions()
             self._exits = exits.pop_all()
@@ -92,10 +94,6 @@ class Stack:
         """The outputs of the deployed stack."""
         (stack,) = self.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
         return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-
-    @property
-    def _built(self) -> Path:
-        return self.work_dir / "build"
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -166,7 +164,17 @@ class Stack:
             StackName=ACCOUNT_STACK_NAME, WaiterConfig={"Delay": 1, "MaxAttempts": 30}
         )
 
-    def _deploy_template(self) -> None:
+    def _build(self) -> Path:
+        """Return the folder of what `sam build` makes of the sources as they are; built once."""
+        built = ROOT / ".aws-sam/local" / _digest_of(ROOT / "template.yaml", ROOT / "functions", ROOT / "statemachine")
+        # sam build writes the template last.
+        if not (built / "template.yaml").exists():
+            self.say("Building the functions")
+            shutil.rmtree(built.parent, ignore_errors=True)
+            self._sam("build", "--build-dir", str(built))
+        return built
+
+    def _deploy_template(self, built: Path) -> None:
         parameters = {
             "Branch": BRANCH,
             "EmailFrom": EMAIL_FROM,
@@ -176,7 +184,7 @@ class Stack:
         }
         self._sam(
             "deploy",
-            *("--template-file", str(self._built / "template.yaml")),
+            *("--template-file", str(built / "template.yaml")),
             *("--stack-name", STACK_NAME),
             *("--s3-bucket", ARTIFACTS_BUCKET),
             *("--capabilities", "CAPABILITY_IAM"),
@@ -213,9 +221,11 @@ class Stack:
         The empty event reaches no AWS call: each handler fails at reading it.
         """
         aws_lambda = self.client("lambda")
-        for resource in self.client("cloudformation").describe_stack_resources(StackName=STACK_NAME)["StackResources"]:
-            if resource["ResourceType"] == "AWS::Lambda::Function":
-                aws_lambda.invoke(FunctionName=resource["PhysicalResourceId"], Payload=b"{}")
+        resources = self.client("cloudformation").describe_stack_resources(StackName=STACK_NAME)["StackResources"]
+        with ThreadPoolExecutor() as pool:
+            for resource in resources:
+                if resource["ResourceType"] == "AWS::Lambda::Function":
+                    pool.submit(aws_lambda.invoke, FunctionName=resource["PhysicalResourceId"], Payload=b"{}")
 
 
 def require_free_port(port: int, variable: str) -> None:
@@ -235,6 +245,17 @@ def free_ports(count: int) -> Sequence[int]:
     return ports
 
 
+def _digest_of(*paths: Path) -> str:
+    """Return a digest of the files and of all that the folders hold, but for Python's caches."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(f"{file.relative_to(ROOT)}\0{file.stat().st_size}\0".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
@@ -248,4 +269,4 @@ def _stop(emulator: subprocess.Popen[bytes]) -> None:
     # Its functions run in processes of its group.
     with suppress(ProcessLookupError):
         os.killpg(emulator.pid, signal.SIGKILL)
-    emulator.wait()
+    emulator.communicate()

@@ -23,16 +23,20 @@ def transient_errors_named() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # PynamoDB wraps what botocore raised.
-        cause = getattr(error, "cause", None) or error
-        if _is_transient(cause):
-            raise ServiceUnavailable(str(cause)) from error
+        if any(_is_transient(cause) for cause in _chain(error)):
+            raise ServiceUnavailable(str(error)) from error
         raise
 
 
-def _is_transient(error: object) -> bool:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error and what led to it: PynamoDB wraps what botocore raised, and drops the HTTP status on the way."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, ClientError):
-        code = error.response["Error"]["Code"]
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        return code in THROTTLES or status >= 500
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return error.response["Error"]["Code"] in THROTTLES or status >= 500
     return isinstance(error, HTTPClientError)

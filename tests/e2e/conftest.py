@@ -1,0 +1,111 @@
+"""The stack of `make run` with IAM enforced, once for all end-to-end tests."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from local.server import Server, sentry_dsn, serving
+from local.stack import Stack, free_ports
+
+CALLBACK_PATH = "/bankapp/callback"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Local:
+    """The running stack as a test uses it."""
+
+    stack: Stack
+    server: Server
+
+    def post(self, body: str | bytes, content_type: str = "application/json", path: str = CALLBACK_PATH) -> Answer:
+        """Send a callback; fail where the answer is not JSON."""
+        return self.request("POST", path, body if isinstance(body, bytes) else body.encode(), content_type)
+
+    def request(self, method: str, path: str, body: bytes | None = None, content_type: str | None = None) -> Answer:
+        headers = {"Content-Type": content_type} if content_type else {}
+        request = urllib.request.Request(self.server.url + path, body, headers, method=method)
+        try:
+            response = urllib.request.urlopen(request, timeout=60)
+        except urllib.error.HTTPError as error:
+            response = error
+        with response:
+            assert response.headers["Content-Type"] == "application/json"
+            return Answer(response.status, dict(response.headers), json.loads(response.read()))
+
+    def records_of(self, order_id: str) -> list[dict[str, Any]]:
+        return [record for record in self.server.desk.records() if record["orderId"] == order_id]
+
+    def errors_of(self, answer: Answer) -> list[dict[str, Any]]:
+        request_id = answer.headers["x-amzn-RequestId"]
+        return [error for error in self.server.desk.errors() if error["requestId"] == request_id]
+
+    def mails_of(self, answer: Answer) -> list[dict[str, Any]]:
+        request_id = answer.headers["x-amzn-RequestId"]
+        return [mail for mail in self.server.desk.mails() if request_id in mail["BodyText"]]
+
+    def sentry_events_of(self, answer: Answer) -> list[dict[str, Any]]:
+        request_id = answer.headers["x-amzn-RequestId"]
+        events = self.server.desk.sentry()
+        return [event for event in events if event["contexts"]["execution"]["requestId"] == request_id]
+
+    def process_paid_calls_of(self, order_id: str, at_least: int = 1) -> list[dict[str, Any]]:
+        """Return the calls of process-paid for an order; they are asynchronous, so wait for as many as expected.
+
+        None expected means a moment's wait for one that should not come.
+        """
+        deadline = time.monotonic() + (10 if at_least else 1)
+        while True:
+            calls = [call for call in self.server.desk.process_paid() if call["orderId"] == order_id]
+            if (at_least and len(calls) >= at_least) or time.monotonic() > deadline:
+                return calls
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def local() -> Iterator[Local]:
+    aws_port, api_port = free_ports(2)
+    with (
+        Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1) as stack,
+        serving(stack, api_port, list[str]().append) as server,
+    ):
+        yield Local(stack, server)
+
+
+@pytest.fixture
+def order_id() -> str:
+    """An order of this test's own."""
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def make_body(order_id: str) -> Callable[..., str]:
+    """Return a function that makes a paid callback's body; its arguments replace fields, None takes one away."""
+
+    def make(**fields: Any) -> str:
+        body = {
+            "orderId": order_id,
+            "paymentId": f"pay_{order_id}",
+            "success": True,
+            "amount": 2339.0,
+            "userId": "b5f392f7-6d89-433c-b24f-bf6a772cab1a",
+            "message": "Payment successful",
+        } | fields
+        return json.dumps({field: value for field, value in body.items() if value is not None}, ensure_ascii=False)
+
+    return make

@@ -1,0 +1,140 @@
+"""HTTP against the local stack: what a callback leads to, from the answer to the last table."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+
+from tests.e2e.conftest import Local
+from tests.outcomes import OUTCOMES, body_of
+
+MakeBody = Callable[..., str]
+
+
+def test_a_paid_callback_is_recorded_and_processed_once(local: Local, make_body: MakeBody, order_id: str) -> None:
+    body = make_body()
+    answer = local.post(body)
+    assert answer.status == 200
+    assert answer.body == {
+        "success": True,
+        "message": "BankApp callback recorded",
+        "orderId": order_id,
+        "paymentId": f"pay_{order_id}",
+        "processing": True,
+    }
+    (record,) = local.records_of(order_id)
+    assert record["body"] == body
+    assert record["amount"] == Decimal(2339)
+    assert record["requestId"] == answer.headers["x-amzn-RequestId"]
+    assert record["sourceIp"] == "127.0.0.1"
+    assert local.process_paid_calls_of(order_id) == [json.loads(body)]
+
+
+def test_a_declined_payment_is_recorded_but_not_processed(local: Local, make_body: MakeBody, order_id: str) -> None:
+    answer = local.post(make_body(success=False))
+    assert (answer.status, answer.body["processing"]) == (200, False)
+    assert len(local.records_of(order_id)) == 1
+    assert local.process_paid_calls_of(order_id, at_least=0) == []
+
+
+def test_callbacks_of_an_order_read_back_in_order_of_arrival(local: Local, make_body: MakeBody, order_id: str) -> None:
+    messages = ["first", "second", "third"]
+    for message in messages:
+        local.post(make_body(success=False, message=message))
+    items = local.stack.client("dynamodb").query(
+        TableName=local.stack.outputs["RecordTableName"],
+        KeyConditionExpression="orderId = :order",
+        ExpressionAttributeValues={":order": {"S": order_id}},
+    )["Items"]
+    assert [item["message"]["S"] for item in items] == messages
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_every_event_file_has_its_outcome(local: Local, name: str) -> None:
+    outcome = OUTCOMES[name]
+    answer = local.post(body_of(name))
+    assert answer.status == outcome.status
+    assert outcome.is_met_by(answer.body)
+    assert len(local.errors_of(answer)) == (outcome.status != 200)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('"quoted"', id="quotes"),
+        pytest.param("O'Brien's", id="apostrophes"),
+        pytest.param("\\ \\' \\\\ \\n", id="backslashes"),
+        pytest.param("a/b </script>", id="slashes"),
+        pytest.param("one\ntwo\r\nthree\tfour", id="line breaks"),
+        pytest.param("ชำระเงินสำเร็จ", id="Thai"),
+        pytest.param("🎉👩‍👩‍👧‍👦", id="emoji"),
+        pytest.param("\x00\x07\x1b\x7f\u2028\ufeff", id="control characters"),
+        pytest.param("$input.body ${q} #set($x = 1) #end", id="template language"),
+        pytest.param("{\"a\": 'b'} States.Format('{}')", id="intrinsic functions"),
+    ],
+)
+@pytest.mark.parametrize("is_json", [True, False], ids=["in a JSON body", "as the body"])
+def test_the_body_arrives_byte_for_byte(
+    local: Local, make_body: MakeBody, order_id: str, text: str, is_json: bool
+) -> None:
+    body = f" {make_body(message=text)}\n" if is_json else text
+    answer = local.post(body)
+    if is_json:
+        (record,) = local.records_of(order_id)
+        assert record["body"] == body
+        assert local.process_paid_calls_of(order_id) == [json.loads(body)]
+    else:
+        (error,) = local.errors_of(answer)
+        assert json.loads(error["event"])["body"] == body
+
+
+def test_a_failure_reaches_all_three_reports(local: Local, make_body: MakeBody, order_id: str) -> None:
+    body = make_body(userId=None)
+    answer = local.post(body)
+    assert answer.status == 500
+    assert answer.body == {
+        "success": False,
+        "error": "userId: is missing",
+        "message": "Failed to process bank app callback",
+    }
+    (error,) = local.errors_of(answer)
+    expected = {
+        "functionName": "bankappcallback",
+        "channel": "BankApp",
+        "step": "ValidateCallback",
+        "error": "InvalidCallback",
+        "orderId": order_id,
+        "chargeId": f"pay_{order_id}",
+    }
+    assert expected.items() <= error.items()
+    assert json.loads(error["event"])["body"] == body
+    assert answer.headers["x-amzn-RequestId"] in error["executionArn"]
+    (mail,) = local.mails_of(answer)
+    assert (mail["Source"], mail["To"]) == ("payments@example.com", ["on-duty@example.com"])
+    assert mail["Subject"] == "[local] BankApp callback failed: InvalidCallback"
+    for part in (mail["BodyText"], mail["BodyHtml"]):
+        assert all(text in part for text in ("userId: is missing", order_id, error["executionArn"]))
+    (event,) = local.sentry_events_of(answer)
+    assert event["tags"] == {
+        "function": "bankappcallback",
+        "step": "ValidateCallback",
+        "orderId": order_id,
+        "chargeId": f"pay_{order_id}",
+    }
+    assert event["environment"] == "local"
+    assert event["exception"]["values"] == [{"type": "InvalidCallback", "value": "userId: is missing"}]
+
+
+def test_ids_are_found_in_a_body_that_breaks_off(local: Local, make_body: MakeBody, order_id: str) -> None:
+    answer = local.post(make_body()[:-20])
+    (error,) = local.errors_of(answer)
+    assert (error["orderId"], error["chargeId"]) == (order_id, f"pay_{order_id}")
+
+
+def test_a_body_over_the_limit_is_refused_but_kept(local: Local, make_body: MakeBody, order_id: str) -> None:
+    answer = local.post(make_body(message="x" * 300_000))
+    assert (answer.status, answer.body["error"]) == (500, "body: is larger than 32768 bytes")
+    (error,) = local.errors_of(answer)
+    assert error["orderId"] == order_id
+    assert len(json.loads(error["event"])["body"]) == 32769
