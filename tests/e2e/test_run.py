@@ -1,0 +1,128 @@
+"""`make run` and `make demo` as a person uses them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.stack import ROOT, free_ports
+from tests.outcomes import OUTCOMES
+
+START_SECONDS = 180
+
+pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc, which only Linux has")
+
+
+@contextmanager
+def running(state_dir: Path, output: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
+    """Start `make run` on free ports and wait until it serves; yield the process and its two ports."""
+    api_port, aws_port = free_ports(2)
+    command = ["make", "--silent", "run", f"API_PORT={api_port}", f"AWS_PORT={aws_port}", f"STATE={state_dir}"]
+    with output.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while "Serving" not in output.read_text():
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.2)
+        yield process, api_port, aws_port
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(60)
+
+
+def get(port: int, view: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_local/{view}", timeout=30) as response:
+        return json.load(response)
+
+
+def listening_addresses(port: int) -> set[str]:
+    """The addresses that are listened on at a port, as the kernel writes them."""
+    rows = [row.split() for family in ("tcp", "tcp6") for row in Path("/proc/net", family).read_text().splitlines()[1:]]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port}
+
+
+def processes_with(text: str) -> list[str]:
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if text.encode() in file.read_bytes():
+                lines.append(file.with_name("cmdline").read_text().replace("\0", " "))
+        except OSError:  # it has ended meanwhile
+            continue
+    return lines
+
+
+def test_it_shows_a_paid_callback_keeps_its_state_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    output, state_dir = tmp_path / "output", tmp_path / "state"
+    with running(state_dir, output) as (process, api_port, aws_port):
+        shown = output.read_text()
+        assert "answer        200" in shown
+        assert (
+            "ValidateCallback > SaveCallbackRecord > IsPaid? > InvokeProcessPaid > RespondRecorded > Respond" in shown
+        )
+        assert "process-paid  called 1x" in shown
+        loopback = "0100007F"
+        assert listening_addresses(api_port) == listening_addresses(aws_port) == {loopback}
+        assert listening_addresses(8883) == set()
+
+        demo = subprocess.run(
+            [sys.executable, "-m", "local", "demo", "--api-port", str(api_port)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        played = {line.split()[0]: int(line.split()[1]) for line in demo.stdout.splitlines()[1:]}
+        assert played == {name: outcome.status for name, outcome in OUTCOMES.items()}
+
+        assert processes_with(f"GATEWAY_PORT={aws_port}")
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+        assert "Stopped" in output.read_text()
+        assert processes_with(f"GATEWAY_PORT={aws_port}") == []
+
+    with running(state_dir, output) as (_, api_port, _):
+        # One callback of either start, and what the demo recorded in between.
+        recorded = sum(outcome.status == 200 for outcome in OUTCOMES.values())
+        assert len(get(api_port, "records")) == 2 + recorded
+
+
+def test_a_port_in_use_is_said_clearly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for option, variable in (("--api-port", "API_PORT"), ("--aws-port", "AWS_PORT")):
+            run = subprocess.run(
+                [sys.executable, "-m", "local", "run", *("--api-port", str(free_ports(1)[0])), option, str(port)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert run.returncode == 1
+            assert run.stderr.startswith(f"Port {port} is in use: ")
+            assert f"{variable}=" in run.stderr
+
+
+def test_a_demo_without_a_stack_says_what_to_start() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "local", "demo", "--api-port", str(free_ports(1)[0])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "make run" in run.stderr

@@ -1,0 +1,43 @@
+"""The state machine by the rules of Amazon States Language, as asl-validator has them."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.stack import ROOT
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def validator() -> Path:
+    """asl-validator, installed by npm as the lock file says."""
+    npm = shutil.which("npm")
+    if not npm:
+        pytest.skip("npm is missing, and asl-validator is a package of npm's")
+    program = HERE / "node_modules/.bin/asl-validator"
+    if not program.exists():
+        subprocess.run([npm, "ci", "--silent"], cwd=HERE, check=True)
+    return program
+
+
+def validate(validator: Path, file: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([validator, "--json-path", file], capture_output=True, text=True, check=False)
+
+
+def test_the_machine_is_valid(validator: Path) -> None:
+    run = validate(validator, ROOT / "statemachine/callback.asl.json")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_validator_sees_a_transition_to_nowhere(
+    validator: Path, definition: dict[str, Any], tmp_path: Path
+) -> None:
+    broken = definition | {"StartAt": "Nowhere"}
+    file = tmp_path / "broken.asl.json"
+    file.write_text(json.dumps(broken))
+    assert validate(validator, file).returncode == 1

@@ -1,0 +1,105 @@
+"""One name at every level: a state, its function, its file, its errors, its row in the README."""
+
+import inspect
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from callbacks import errors
+from local.stack import ROOT
+
+TASKS = {
+    "ValidateCallback": "validate_callback",
+    "SaveCallbackRecord": "save_callback_record",
+    "InvokeProcessPaid": "invoke_process_paid",
+    "WriteErrorLog": "write_error_log",
+    "ReportToSentry": "report_to_sentry",
+    "SendErrorEmail": "send_error_email",
+}
+
+HEAVY_MODULES = {"boto3", "pynamodb", "sentry_sdk"}
+NEEDED_MODULES = {
+    "validate_callback": set[str](),
+    "save_callback_record": {"pynamodb"},
+    "invoke_process_paid": {"boto3"},
+    "write_error_log": {"pynamodb"},
+    "report_to_sentry": {"sentry_sdk"},
+    "send_error_email": {"boto3"},
+}
+
+
+def functions_of(resources: dict[str, Any]) -> dict[str, Any]:
+    return {name: r["Properties"] for name, r in resources.items() if r["Type"] == "AWS::Serverless::Function"}
+
+
+def test_each_task_state_has_a_function_and_a_file_of_its_name(
+    resources: dict[str, Any], states: dict[str, dict[str, Any]]
+) -> None:
+    tasks = {name for name, state in states.items() if state["Type"] == "Task"}
+    assert tasks == set(TASKS) == set(functions_of(resources))
+    for name, function in functions_of(resources).items():
+        assert function["Handler"] == f"{TASKS[name]}.handler"
+        assert function["FunctionName"] == {"Fn::Sub": f"payment3-{name}-${{Branch}}"}
+        assert states[name]["Parameters"]["FunctionName"] == f"${{{name}Arn}}"
+    files = {file.stem for file in (ROOT / "functions").glob("*.py")}
+    assert files == set(TASKS.values())
+
+
+def test_each_task_has_a_test_file_of_its_name() -> None:
+    assert {f"test_{module}" for module in TASKS.values()} <= {file.stem for file in (ROOT / "tests/unit").glob("*.py")}
+
+
+def test_each_error_that_the_machine_names_is_a_class_of_ours_or_of_aws(states: dict[str, dict[str, Any]]) -> None:
+    ours = {name for name, _ in inspect.getmembers(errors, inspect.isclass)}
+    named = {
+        error
+        for state in states.values()
+        for policy in state.get("Retry", []) + state.get("Catch", [])
+        for error in policy["ErrorEquals"]
+    }
+    named |= set(re.findall(r"""\.Error', 'StringEquals': '(\w+)'""", str(states)))
+    assert {error for error in named if "." not in error} == ours - {"ConfigurationError"}
+    assert all(error.startswith(("States.", "Lambda.")) for error in named if "." in error)
+
+
+def test_the_machine_and_the_template_agree_on_the_substitutions(resources: dict[str, Any]) -> None:
+    text = (ROOT / "statemachine/callback.asl.json").read_text()
+    given = resources["BankAppCallback"]["Properties"]["DefinitionSubstitutions"]
+    assert set(re.findall(r"\$\{(\w+)}", text)) == set(given)
+    for name in TASKS:
+        assert given[f"{name}Arn"] == {"Fn::GetAtt": [name, "Arn"]}
+
+
+def test_each_function_is_given_the_environment_that_its_file_reads_and_no_more(resources: dict[str, Any]) -> None:
+    for name, function in functions_of(resources).items():
+        source = (ROOT / "functions" / f"{TASKS[name]}.py").read_text()
+        read = set(re.findall(r'config\.(?:required|optional)\("(\w+)"\)', source))
+        assert set(function.get("Environment", {}).get("Variables", {})) == read, name
+
+
+@pytest.mark.parametrize("module", NEEDED_MODULES)
+def test_a_task_imports_no_more_than_it_needs(module: str) -> None:
+    environment = {
+        "PYTHONPATH": str(ROOT / "functions"),
+        "AWS_DEFAULT_REGION": "ap-southeast-1",
+        "ENVIRONMENT": "test",
+        "ERROR_LOG_TABLE": "errors",
+        "EMAIL_FROM": "a@example.com",
+        "EMAIL_TO": "b@example.com",
+    }
+    code = f"import sys, {module}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert HEAVY_MODULES & set(run.stdout.split()) == NEEDED_MODULES[module]
+
+
+def test_the_state_table_of_the_readme_is_that_of_the_machine(states: dict[str, dict[str, Any]]) -> None:
+    rows = re.findall(r"^\| `(.+?)` \|.*?\| (\S+) \| (\S+) \|.*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name: (timeout, retries) for name, timeout, retries in rows} == {
+        name: (f"{state['TimeoutSeconds']}s", str(sum(policy["MaxAttempts"] for policy in state["Retry"])))
+        if state["Type"] == "Task"
+        else ("-", "-")
+        for name, state in states.items()
+    }

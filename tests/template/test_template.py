@@ -1,0 +1,116 @@
+"""What the template promises: least privilege, kept data, bounded logs, a closed door."""
+
+from typing import Any
+
+import pytest
+
+from callbacks import tables
+
+ALLOWED_ACTIONS = {
+    "ValidateCallback": set[str](),
+    "SaveCallbackRecord": {"dynamodb:PutItem"},
+    "InvokeProcessPaid": {"lambda:InvokeFunction"},
+    "WriteErrorLog": {"dynamodb:PutItem"},
+    "ReportToSentry": set[str](),
+    "SendErrorEmail": {"ses:SendEmail"},
+}
+
+
+def statements_of(resource: dict[str, Any]) -> list[dict[str, Any]]:
+    policies = resource["Properties"].get("Policies", [])
+    return [
+        statement
+        for policy in policies
+        for statement in (policy["PolicyDocument"]["Statement"] if "PolicyDocument" in policy else policy["Statement"])
+    ]
+
+
+@pytest.mark.parametrize(("function", "actions"), ALLOWED_ACTIONS.items())
+def test_a_function_may_do_what_its_step_needs_and_nothing_else(
+    resources: dict[str, Any], function: str, actions: set[str]
+) -> None:
+    statements = statements_of(resources[function])
+    assert {statement["Action"] for statement in statements} == actions
+    assert all(statement["Effect"] == "Allow" and statement["Resource"] != "*" for statement in statements)
+
+
+def test_no_function_shares_a_role(resources: dict[str, Any]) -> None:
+    assert not any("Role" in resources[function]["Properties"] for function in ALLOWED_ACTIONS)
+
+
+def test_the_machine_may_invoke_its_tasks_and_nothing_else(resources: dict[str, Any]) -> None:
+    invoke, log = statements_of(resources["CallbackWorkflowRole"])
+    assert invoke["Action"] == "lambda:InvokeFunction"
+    assert invoke["Resource"] == [{"Fn::GetAtt": [function, "Arn"]} for function in ALLOWED_ACTIONS]
+    # Without each of these the console has no execution to draw: SAM's Logging adds no permissions.
+    assert {action for action in log["Action"] if action.startswith("logs:")} == {
+        "logs:CreateLogDelivery",
+        "logs:GetLogDelivery",
+        "logs:UpdateLogDelivery",
+        "logs:DeleteLogDelivery",
+        "logs:ListLogDeliveries",
+        "logs:PutResourcePolicy",
+        "logs:DescribeResourcePolicies",
+        "logs:DescribeLogGroups",
+    }
+    assert {action.split(":")[0] for action in log["Action"]} == {"logs", "xray"}
+
+
+def test_the_api_may_start_the_machine_and_nothing_else(resources: dict[str, Any]) -> None:
+    (statement,) = statements_of(resources["CallbackApiRole"])
+    assert statement == {
+        "Effect": "Allow",
+        "Action": "states:StartSyncExecution",
+        "Resource": {"Ref": "BankAppCallback"},
+    }
+
+
+def test_the_api_takes_nothing_but_json_and_answers_for_each_status_of_the_backend(resources: dict[str, Any]) -> None:
+    body = resources["CallbackApi"]["Properties"]["DefinitionBody"]
+    assert {path: set(operations) for path, operations in body["paths"].items()} == {"/bankapp/callback": {"post"}}
+    operation = body["paths"]["/bankapp/callback"]["post"]
+    integration = operation["x-amazon-apigateway-integration"]
+    assert integration["type"] == "aws"
+    assert integration["passthroughBehavior"] == "never"
+    assert set(integration["requestTemplates"]) == {"application/json"}
+    assert set(integration["responses"]) == {"default", r"4\d{2}", r"5\d{2}"}
+    assert {response["statusCode"] for response in integration["responses"].values()} <= set(operation["responses"])
+    assert resources["CallbackApi"]["Properties"]["MethodSettings"][0]["ThrottlingRateLimit"] == {"Ref": "ThrottleRate"}
+
+
+def test_the_machine_is_express_and_its_history_is_logged_for_the_console(resources: dict[str, Any]) -> None:
+    machine = resources["BankAppCallback"]["Properties"]
+    assert machine["Type"] == "EXPRESS"
+    assert machine["Tracing"] == {"Enabled": True}
+    assert (machine["Logging"]["Level"], machine["Logging"]["IncludeExecutionData"]) == ("ALL", True)
+    name = resources["WorkflowLogs"]["Properties"]["LogGroupName"]["Fn::Sub"]
+    assert name.startswith("/aws/vendedlogs/states/")
+
+
+def test_every_log_ends(resources: dict[str, Any]) -> None:
+    groups = [r["Properties"] for r in resources.values() if r["Type"] == "AWS::Logs::LogGroup"]
+    assert len(groups) == 2
+    assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "model"),
+    [("WalletCallbackRecordTable", tables.CallbackRecord), ("CallbackErrorLogTable", tables.CallbackError)],
+)
+def test_a_table_keeps_what_it_has_and_has_the_keys_of_its_model(
+    resources: dict[str, Any], logical_id: str, model: Any
+) -> None:
+    table = resources[logical_id]
+    properties = table["Properties"]
+    assert table["DeletionPolicy"] == table["UpdateReplacePolicy"] == "Retain"
+    assert properties["BillingMode"] == "PAY_PER_REQUEST"
+    assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert properties["SSESpecification"] == {"SSEEnabled": True}
+
+    keys = {key["KeyType"]: key["AttributeName"] for key in properties["KeySchema"]}
+    attributes = model.get_attributes().values()
+    assert keys.get("HASH") == next(a.attr_name for a in attributes if a.is_hash_key)
+    assert keys.get("RANGE") == next((a.attr_name for a in attributes if a.is_range_key), None)
+    types = {attribute.attr_name: attribute.attr_type for attribute in attributes}
+    for defined in properties["AttributeDefinitions"]:
+        assert types[defined["AttributeName"]] == defined["AttributeType"]
