@@ -29,8 +29,11 @@ class DirectTransport(Transport):
     def capture_envelope(self, envelope: Envelope) -> None:
         """Post the envelope. Raises ServiceUnavailable where Sentry cannot be reached or does not take it."""
         headers = {"Content-Type": "application/x-sentry-envelope", "X-Sentry-Auth": self._auth.to_header()}
+        url, body = self._auth.get_api_url(), envelope.serialize()
         try:
-            response = http.request("POST", self._auth.get_api_url(), body=envelope.serialize(), headers=headers)
+            # The status is the answer: a body that trickles in is not waited for.
+            response = http.request("POST", url, body=body, headers=headers, preload_content=False)
+            response.close()
         except urllib3.exceptions.HTTPError as error:
             raise ServiceUnavailable(f"Sentry cannot be reached: {type(error).__name__}") from error
         if response.status >= 300:

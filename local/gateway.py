@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Any
 
-from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
 from werkzeug import Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -41,7 +41,7 @@ class Gateway:
     """A WSGI application that serves one REST API.
 
     `definition` is the API's OpenAPI document with its references resolved, `stepfunctions` the client its integrations
-    call, `concurrency` the number of integrations at once; more requests wait, as one machine has few cores.
+    call, `concurrency` the number of integrations at once; more requests wait.
     """
 
     definition: dict[str, Any]
@@ -75,11 +75,14 @@ class Gateway:
         if operation is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
         integration = operation["x-amazon-apigateway-integration"]
-        request.max_content_length = MAX_BODY_BYTES
+        # A body whose length is not announced is cut at the limit without a word, hence the byte more.
+        request.max_content_length = MAX_BODY_BYTES + 1
         try:
             received = request.get_data()
         except RequestEntityTooLarge as error:
             raise GatewayError("REQUEST_TOO_LARGE") from error
+        if len(received) > MAX_BODY_BYTES:
+            raise GatewayError("REQUEST_TOO_LARGE")
         template = integration["requestTemplates"].get(request.mimetype or "application/json")
         if template is None:
             raise GatewayError("UNSUPPORTED_MEDIA_TYPE")
@@ -101,6 +104,8 @@ class Gateway:
             return status, {"__type": details["Code"], "message": details["Message"]}
         except (ConnectTimeoutError, ReadTimeoutError) as error:
             raise GatewayError("INTEGRATION_TIMEOUT") from error
+        except BotoCoreError as error:
+            raise GatewayError("INTEGRATION_FAILURE") from error
         return response.pop("ResponseMetadata")["HTTPStatusCode"], response
 
     def _select_response(

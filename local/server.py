@@ -10,7 +10,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from local.desk import PREFIX, Desk
 from local.gateway import Gateway, deployed_definition
-from local.stack import STACK_NAME, Stack
+from local.stack import CONCURRENCY, STACK_NAME, Stack
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def serving(stack: Stack, port: int, say: Callable[[str], None]) -> Iterator[Ser
         chosen = desk if environ["PATH_INFO"].startswith(PREFIX) else gateway
         return chosen(environ, start_response)
 
-    gateway = Gateway(definition, stack.client("stepfunctions"))
+    gateway = Gateway(definition, stack.client("stepfunctions"), CONCURRENCY)
     server = make_server("127.0.0.1", port, application, threaded=True, request_handler=Handler)
     thread = Thread(target=server.serve_forever)
     thread.start()

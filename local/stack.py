@@ -30,6 +30,9 @@ ARTIFACTS_BUCKET = "payment3-artifacts-local"
 EMAIL_FROM = "payments@example.com"
 EMAIL_TO = "on-duty@example.com"
 
+# Executions at once. Each has its functions in processes of their own, whose cold starts share few cores.
+CONCURRENCY = min(4, os.cpu_count() or 1)
+
 START_SECONDS = 60
 STOP_SECONDS = 10
 
@@ -216,16 +219,17 @@ class Stack:
             raise LocalStackError(f"sam {command} failed:\n{run.stdout}{run.stderr}")
 
     def _start_functions(self) -> None:
-        """Let each function import what it needs, so that the first callback does not wait for it.
+        """Start as many processes of each function as run at once, so that no callback waits for its imports.
 
         The empty event reaches no AWS call: each handler fails at reading it.
         """
         aws_lambda = self.client("lambda")
         resources = self.client("cloudformation").describe_stack_resources(StackName=STACK_NAME)["StackResources"]
-        with ThreadPoolExecutor() as pool:
-            for resource in resources:
-                if resource["ResourceType"] == "AWS::Lambda::Function":
-                    pool.submit(aws_lambda.invoke, FunctionName=resource["PhysicalResourceId"], Payload=b"{}")
+        functions = [r["PhysicalResourceId"] for r in resources if r["ResourceType"] == "AWS::Lambda::Function"]
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            for function in functions:
+                for _ in range(CONCURRENCY):
+                    pool.submit(aws_lambda.invoke, FunctionName=function, Payload=b"{}")
 
 
 def require_free_port(port: int, variable: str) -> None:

@@ -10,4 +10,4 @@ class ServiceUnavailable(Exception):
 
 
 class ConfigurationError(RuntimeError):
-    """A setting that a task cannot work without is missing or unusable; a retry does not help."""
+    """A setting that a task cannot work without is missing; a retry does not help."""

@@ -58,6 +58,7 @@ class Failure:
 def _message(cause: str) -> str:
     """Return the exception's message from the JSON that Lambda makes of it, or the cause where it is something else."""
     try:
-        return str(json.loads(cause)["errorMessage"])
+        message = json.loads(cause)["errorMessage"]
     except (ValueError, KeyError, TypeError):
         return cause
+    return message if isinstance(message, str) else cause

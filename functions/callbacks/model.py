@@ -5,6 +5,7 @@ The fields and their meaning are those of the bank app gateway's `POST /bankapp/
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -30,7 +31,7 @@ class Callback:
     """One callback of the gateway, checked.
 
     `amount` is in the currency's main unit (baht) and exact. `extra` is a JSON object, as text, of the fields that we
-    do not know; a number with a fraction stands in it as text, so that no digit is lost.
+    do not know; any number in it but a plain integer stands as text, so that no digit is lost.
     """
 
     order_id: str
@@ -72,7 +73,12 @@ def parse(body: object) -> Callback:
 def find_ids(body: object) -> tuple[str | None, str | None]:
     """Return `(orderId, paymentId)` as far as they can be read from a body that need not be valid, nor even JSON."""
     text = body if isinstance(body, str) else json.dumps(body)
-    return _find_id(text, "orderId"), _find_id(text, "paymentId")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    members = document if isinstance(document, dict) else _find_members(text)
+    return _usable_id(members.get("orderId")), _usable_id(members.get("paymentId"))
 
 
 def timestamp(received_at: object, fallback: str) -> str:
@@ -164,10 +170,10 @@ def _amount_problem(value: Any) -> str | None:
         return None
     if not isinstance(value, Decimal):
         return f"must be a number, not {_type_name(value)}"
-    if value < 0:
+    if value.is_signed():
         return "must not be negative"
     if len(value.as_tuple().digits) > MAX_AMOUNT_DIGITS or value.adjusted() not in AMOUNT_EXPONENTS:
-        return f"must have at most {MAX_AMOUNT_DIGITS} digits, so that it can be kept exactly"
+        return f"must have at most {MAX_AMOUNT_DIGITS} digits and lie between 1E-130 and 1E+126"
     return None
 
 
@@ -181,12 +187,20 @@ def _message_problem(value: Any) -> str | None:
     return None
 
 
-def _find_id(text: str, field: str) -> str | None:
-    found = re.search(rf'"{field}"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|(-?\d+))', text)
-    if not found:
+def _find_members(text: str) -> dict[str, Any]:
+    """Return the ids that stand in a text which is not JSON as a whole, such as a body that breaks off."""
+    members: dict[str, Any] = {}
+    for field, value in re.findall(r'"(orderId|paymentId)"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+(?=\s*[,}]))', text):
+        with suppress(ValueError):
+            members.setdefault(field, json.loads(value))
+    return members
+
+
+def _usable_id(value: object) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    value = found[1] if found[1] is not None else found[2]
-    return value if 0 < len(value) <= MAX_ID_CHARACTERS and value.isprintable() else None
+    text = str(value)
+    return text if 0 < len(text) <= MAX_ID_CHARACTERS and text.isprintable() else None
 
 
 def _to_text(document: dict[str, Any]) -> str:

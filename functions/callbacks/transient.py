@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore import exceptions
 
 from callbacks.errors import ServiceUnavailable
 
@@ -36,7 +36,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, ClientError):
+    if isinstance(error, exceptions.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return error.response["Error"]["Code"] in THROTTLES or status >= 500
-    return isinstance(error, HTTPClientError)
+    return isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError)

@@ -1,0 +1,308 @@
+"""What the unit tests share: the environment, the tables as template.yaml has them, and AWS at the end of a socket."""
+
+import functools
+import importlib
+import io
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from hypothesis import settings
+from moto import mock_aws
+
+ROOT = Path(__file__).parents[2]
+USER_ID = "b5f392f7-6d89-433c-b24f-bf6a772cab1a"
+
+# The same examples on every machine: a run that fails in CI fails on a desk, too.
+settings.register_profile("unit", deadline=None, derandomize=True, max_examples=100)
+settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the machine's own AWS account is within reach."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN", "SENTRY_DSN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_DEFAULT_REGION": "ap-southeast-1",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "ENVIRONMENT": "test",
+        "ERROR_LOG_TABLE": "payment3-callback-error-log-test",
+        "EMAIL_FROM": "alerts@example.com",
+        "EMAIL_TO": "oncall@example.com",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
+    """Import a task anew, as a cold start does: `load("write_error_log", ERROR_LOG_TABLE="…")`."""
+    bound = importlib.import_module("callbacks.tables").bound
+
+    def imported(task: str, **variables: str) -> ModuleType:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+            if name == "AWS_ENDPOINT_URL":
+                bound.cache_clear()
+        monkeypatch.delitem(sys.modules, task, raising=False)
+        return importlib.import_module(task)
+
+    yield imported
+    # A table once bound keeps its client, and with it the endpoint.
+    if "AWS_ENDPOINT_URL" in os.environ:
+        bound.cache_clear()
+
+
+@pytest.fixture
+def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The lines that the tasks have logged."""
+    (handler,) = importlib.import_module("callbacks.telemetry").logger.handlers
+    stream = io.StringIO()
+    before = handler.setStream(stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    handler.setStream(before)
+
+
+class TemplateLoader(yaml.SafeLoader):
+    """Reads CloudFormation's tags as the JSON they stand for."""
+
+
+def _tag(loader: TemplateLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+    match node:
+        case yaml.ScalarNode():
+            value: Any = loader.construct_scalar(node)
+        case yaml.SequenceNode():
+            value = loader.construct_sequence(node, deep=True)
+        case _:
+            value = loader.construct_mapping(node, deep=True)
+    if name == "GetAtt":
+        value = value.split(".")
+    return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
+
+
+TemplateLoader.add_multi_constructor("!", _tag)
+
+
+@functools.cache
+def _template() -> dict[str, Any]:
+    return yaml.load((ROOT / "template.yaml").read_text(), TemplateLoader)  # noqa: S506, a SafeLoader with tags
+
+
+@pytest.fixture(scope="session")
+def template() -> dict[str, Any]:
+    """template.yaml, its tags as JSON."""
+    return _template()
+
+
+NAMES = {
+    "AWS::Partition": "aws",
+    "AWS::Region": "ap-southeast-1",
+    "AWS::AccountId": "123456789012",
+    "Branch": "test",
+    "FailureMessage": "Failed to process bank app callback",
+    "BankAppCallback": "arn:aws:states:ap-southeast-1:123456789012:stateMachine:payment3-bankapp-callback-test",
+}
+
+
+def _resolved(node: Any) -> Any:
+    match node:
+        case {"Fn::Sub": str(text)}:
+            text = re.sub(r"\$\{([\w:]+)}", lambda found: NAMES[found[1]], text)
+            return text.replace("${!", "${")
+        case {"Fn::GetAtt": [*path]}:
+            return ".".join(path)
+        case dict():
+            return {key: _resolved(value) for key, value in node.items()}
+        case list():
+            return [_resolved(value) for value in node]
+    return node
+
+
+@pytest.fixture(scope="session")
+def api() -> dict[str, Any]:
+    """The API's OpenAPI document, as CloudFormation hands it to API Gateway."""
+    return _resolved(_template()["Resources"]["CallbackApi"]["Properties"]["DefinitionBody"])
+
+
+@pytest.fixture
+def tables() -> Iterator[dict[str, str]]:
+    """The template's tables in an empty account: the name by the logical id."""
+    with mock_aws():
+        client = boto3.client("dynamodb")
+        names = {}
+        for logical_id, resource in _template()["Resources"].items():
+            if resource["Type"] == "AWS::DynamoDB::Table":
+                properties = _resolved(resource["Properties"])
+                keys = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+                client.create_table(**{key: properties[key] for key in keys if key in properties})
+                names[logical_id] = properties["TableName"]
+        yield names
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request, as it came over the wire."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Service:
+    """An HTTP service that answers what a test tells it to, and keeps what it was sent."""
+
+    url: str
+    requests: list[Received] = field(default_factory=list)
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.released.set()
+
+    def answers(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.status, self.body, self.headers = status, body, headers
+
+    def refuses(self, code: str, status: int) -> None:
+        """Answer as the AWS services with a JSON protocol do."""
+        body = json.dumps({"__type": code, "Message": "no"}).encode()
+        self.answers(status, body, **{"Content-Type": "application/x-amz-json-1.0", "x-amzn-ErrorType": code})
+
+    def hangs(self) -> None:
+        """Take requests, and answer none."""
+        self.released.clear()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """A service on 127.0.0.1."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            service.requests.append(Received(self.path, dict(self.headers), body))
+            if not service.released.is_set():
+                service.released.wait(10)
+                return
+            self.send_response(service.status)
+            for name, value in {**service.headers, "Content-Length": str(len(service.body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(service.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    service = Service(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield service
+    service.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The URL of a port that refuses connections."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The URL of a port on which a connection neither succeeds nor fails: its queue is full."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for queued in (first, second):
+            queued.setblocking(False)
+            queued.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def callback() -> dict[str, Any]:
+    """What ValidateCallback returns for a paid callback."""
+    body = json.loads((ROOT / "events/paid.json").read_text())["body"]
+    return {
+        "orderId": "482500007436",
+        "paymentId": "pay_bankapp_123",
+        "userId": USER_ID,
+        "success": True,
+        "amount": "2339.0",
+        "message": "Payment successful",
+        "extra": "{}",
+        "body": body,
+        "requestId": "8f7e6d5c",
+        "receivedAt": "2026-11-22T10:00:00.000Z",
+        "deliveryId": "2026-11-22T10:00:00.000Z#8f7e6d5c",
+        "sourceIp": "203.0.113.7",
+    }
+
+
+@pytest.fixture
+def failure() -> dict[str, Any]:
+    """What ReportFailure passes to each report, for a paid callback that could not be kept."""
+    return {
+        "channel": "BankApp",
+        "functionName": "bankappcallback",
+        "failure": {
+            "SaveCallbackRecord": {
+                "Error": "ServiceUnavailable",
+                "Cause": json.dumps(
+                    {
+                        "errorMessage": "DynamoDB is <busy>",
+                        "errorType": "ServiceUnavailable",
+                        "stackTrace": ["  File save_callback_record.py"],
+                    }
+                ),
+            }
+        },
+        "event": {
+            "body": json.loads((ROOT / "events/paid.json").read_text())["body"],
+            "requestId": "8f7e6d5c",
+            "receivedAt": 1795341600000,
+            "sourceIp": "203.0.113.7",
+            "headers": {"user-agent": "BankGateway/2.1"},
+        },
+        "executionArn": "arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp-callback-test:8f7e6d5c:1",
+        "executionName": "8f7e6d5c",
+        "occurredAt": "2026-11-22T10:00:01.000Z",
+    }
+
+
+@contextmanager
+def _measured(seconds: float) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+@pytest.fixture
+def within() -> Callable[[float], Any]:
+    """Assert that a `with` block takes less than so many seconds."""
+    return _measured

@@ -1,0 +1,42 @@
+from collections.abc import Callable
+
+import pytest
+
+from callbacks import config
+from callbacks.errors import ConfigurationError
+
+
+@pytest.mark.parametrize("read", [config.required, config.optional])
+def test_a_setting_is_the_environment_variable_of_its_name(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[str], str | None]
+) -> None:
+    monkeypatch.setenv("SETTING", " a,b ")
+    assert read("SETTING") == " a,b "
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_required_setting_that_is_missing_or_empty_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("SETTING", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SETTING", value)
+    with pytest.raises(ConfigurationError, match=r"^The environment variable SETTING is not set\.$"):
+        config.required("SETTING")
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_optional_setting_that_is_missing_or_empty_is_none(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("SETTING", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SETTING", value)
+    assert config.optional("SETTING") is None
+
+
+def test_a_setting_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETTING", "before")
+    assert config.required("SETTING") == "before"
+    monkeypatch.setenv("SETTING", "after")
+    assert config.required("SETTING") == "after"

@@ -1,0 +1,88 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from callbacks.failure import Failure
+
+
+def test_a_failure_carries_all_that_its_reports_tell(failure: dict[str, Any]) -> None:
+    details = failure["failure"]["SaveCallbackRecord"]
+    assert Failure.from_event(failure) == Failure(
+        channel="BankApp",
+        function_name="bankappcallback",
+        step="SaveCallbackRecord",
+        error="ServiceUnavailable",
+        message="DynamoDB is <busy>",
+        cause=details["Cause"],
+        order_id="482500007436",
+        charge_id="pay_bankapp_123",
+        occurred_at="2026-11-22T10:00:01.000Z",
+        execution_arn=failure["executionArn"],
+        request_id="8f7e6d5c",
+        event=failure["event"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        ('{"errorMessage": "body: is empty", "errorType": "InvalidCallback"}', "body: is empty"),
+        ('{"errorMessage": "ชำระ", "stackTrace": []}', "ชำระ"),
+        ("The Lambda function returned no response", "The Lambda function returned no response"),
+        ("", ""),
+        ("{", "{"),
+        ("[1]", "[1]"),
+        ("null", "null"),
+        ("7", "7"),
+        ('{"error": 1}', '{"error": 1}'),
+    ],
+)
+def test_the_message_is_the_exceptions_own_where_lambda_tells_it(
+    failure: dict[str, Any], cause: str, message: str
+) -> None:
+    failure["failure"] = {"ValidateCallback": {"Error": "InvalidCallback", "Cause": cause}}
+    assert Failure.from_event(failure).message == message
+    assert Failure.from_event(failure).cause == cause
+
+
+def test_an_error_without_a_cause_has_an_empty_message(failure: dict[str, Any]) -> None:
+    failure["failure"] = {"ValidateCallback": {"Error": "States.Timeout"}}
+    assert (Failure.from_event(failure).message, Failure.from_event(failure).cause) == ("", "")
+
+
+@pytest.mark.parametrize("delivery", [{}, {"requestId": None}, {"requestId": ""}])
+def test_a_delivery_that_did_not_come_through_the_api_goes_by_its_execution(
+    failure: dict[str, Any], delivery: dict[str, Any]
+) -> None:
+    failure |= {"event": delivery, "executionName": "started-by-hand"}
+    read = Failure.from_event(failure)
+    assert (read.request_id, read.order_id, read.charge_id) == ("started-by-hand", None, None)
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(body=json_values, cause=st.text(max_size=50) | json_values.map(json.dumps))
+@example(body="\ud83c", cause="\ud83c")
+@example(body='{"orderId": "\ud83c"}', cause='{"errorMessage": null}')
+def test_any_delivery_and_any_cause_can_be_reported(body: Any, cause: str) -> None:
+    read = Failure.from_event(
+        {
+            "channel": "BankApp",
+            "functionName": "bankappcallback",
+            "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": cause}},
+            "event": {"body": body},
+            "executionArn": "arn",
+            "executionName": "name",
+            "occurredAt": "2026-11-22T10:00:01.000Z",
+        }
+    )
+    assert read.event == {"body": body}
+    assert isinstance(read.message, str)

@@ -1,0 +1,340 @@
+import copy
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+from werkzeug.test import Client, TestResponse
+
+from local.gateway import MAX_BODY_BYTES, Gateway, deployed_definition
+
+PATH = "/bankapp/callback"
+BODY = '{"orderId": "1", "amount": 1.50}'
+FAILURE = "Failed to process bank app callback"
+ANSWER = '{"success": true, "message": "ชำระ O\'Brien \\"1.50\\" $x #end"}'
+
+
+def ended(status: str, **more: Any) -> dict[str, Any]:
+    """What boto3 returns for an execution that ended so."""
+    return {
+        "executionArn": "arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp-callback-test:1:1",
+        "startDate": datetime(2026, 11, 22, tzinfo=UTC),
+        "status": status,
+        **more,
+        "ResponseMetadata": {"HTTPStatusCode": 200, "RequestId": "r"},
+    }
+
+
+def succeeded(status: int = 200, body: str = ANSWER) -> dict[str, Any]:
+    return ended("SUCCEEDED", output=json.dumps({"statusCode": status, "body": body}))
+
+
+def refused(code: str, status: int) -> ClientError:
+    metadata = {"HTTPStatusCode": status}
+    return ClientError({"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": metadata}, "StartSyncExecution")
+
+
+@dataclass
+class StepFunctions:
+    """Stands in for boto3's client: keeps what it was asked and does what it is told."""
+
+    outcome: Any = None
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def start_sync_execution(self, **parameters: Any) -> dict[str, Any]:
+        self.calls.append(parameters)
+        outcome = self.outcome() if callable(self.outcome) else self.outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def deliveries(self) -> list[dict[str, Any]]:
+        return [json.loads(call["input"]) for call in self.calls]
+
+
+@pytest.fixture
+def stepfunctions() -> StepFunctions:
+    return StepFunctions(outcome=succeeded)
+
+
+@pytest.fixture
+def client(api: dict[str, Any], stepfunctions: StepFunctions) -> Client:
+    return Client(Gateway(api, stepfunctions))
+
+
+def post(client: Client, data: str | bytes = BODY, content_type: str | None = "application/json") -> TestResponse:
+    return client.post(PATH, data=data, content_type=content_type, environ_overrides={"REMOTE_ADDR": "203.0.113.7"})
+
+
+def refusal(response: TestResponse) -> str:
+    """The error of an answer that says that a callback failed, in the shape that all of them have."""
+    assert response.content_type == "application/json"
+    answer = json.loads(response.get_data(as_text=True))
+    assert answer == {"success": False, "error": answer["error"], "message": FAILURE}
+    return answer["error"].replace(response.headers["x-amzn-RequestId"], "<id>")
+
+
+def test_a_callback_starts_one_execution_named_as_the_request(client: Client, stepfunctions: StepFunctions) -> None:
+    before = time.time() * 1000 - 1
+    response = post(client)
+    (call,) = stepfunctions.calls
+    assert call.keys() == {"stateMachineArn", "name", "input"}
+    assert call["stateMachineArn"].endswith(":payment3-bankapp-callback-test")
+    assert call["name"] == response.headers["x-amzn-RequestId"]
+    (delivery,) = stepfunctions.deliveries()
+    assert delivery["requestId"] == call["name"]
+    assert before <= delivery["receivedAt"] <= time.time() * 1000
+    assert (delivery["body"], delivery["sourceIp"]) == (BODY, "203.0.113.7")
+
+
+def test_every_request_has_an_id_of_its_own(client: Client, stepfunctions: StepFunctions) -> None:
+    assert post(client).headers["x-amzn-RequestId"] != post(client).headers["x-amzn-RequestId"]
+    assert len({call["name"] for call in stepfunctions.calls}) == 2
+
+
+def test_the_headers_passed_on_are_those_of_the_allow_list(client: Client, stepfunctions: StepFunctions) -> None:
+    headers = {"User-Agent": "BankGateway/2.1", "Authorization": "secret", "Cookie": "secret"}
+    client.post(PATH, data=BODY, content_type="application/json; charset=utf-8", headers=headers)
+    assert stepfunctions.deliveries()[0]["headers"] == {
+        "content-type": "application/json; charset=utf-8",
+        "user-agent": "BankGateway/2.1",
+    }
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_execution_that_succeeded_says_itself_what_is_answered(
+    client: Client, stepfunctions: StepFunctions, status: int
+) -> None:
+    stepfunctions.outcome = succeeded(status)
+    response = post(client)
+    assert response.status_code == status
+    assert response.content_type == "application/json"
+    assert response.get_data(as_text=True) == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "error"),
+    [
+        (ended("FAILED", error="States.Runtime", cause="secret"), 500, "Internal error, request id <id>"),
+        (ended("TIMED_OUT", error="States.Timeout", cause="secret"), 504, "Timed out, request id <id>"),
+        (refused("ThrottlingException", 400), 429, "Too many requests, request id <id>"),
+        (refused("StateMachineDoesNotExist", 400), 500, "Internal error, request id <id>"),
+        (refused("AccessDeniedException", 400), 500, "Internal error, request id <id>"),
+        (refused("InvalidExecutionInput", 400), 500, "Internal error, request id <id>"),
+        (refused("InternalServerError", 500), 500, "Internal error, request id <id>"),
+        (refused("ServiceUnavailable", 503), 500, "Internal error, request id <id>"),
+        (ReadTimeoutError(endpoint_url="http://127.0.0.1"), 504, "Timed out, request id <id>"),
+        (ConnectTimeoutError(endpoint_url="http://127.0.0.1"), 504, "Timed out, request id <id>"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_whatever_goes_wrong_is_answered_in_one_shape_and_without_its_cause(
+    client: Client, stepfunctions: StepFunctions, outcome: Any, status: int, error: str
+) -> None:
+    stepfunctions.outcome = outcome
+    response = post(client)
+    assert response.status_code == status
+    assert refusal(response) == error
+    assert len(stepfunctions.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "body"),
+    [
+        (ended("SUCCEEDED"), 200, "default SUCCEEDED"),
+        (refused("ThrottlingException", 400), 409, "refused ThrottlingException"),
+        (refused("InternalServerError", 500), 502, "broken InternalServerError"),
+    ],
+)
+def test_the_status_of_the_call_selects_the_response_and_its_template(
+    api: dict[str, Any], outcome: Any, status: int, body: str
+) -> None:
+    definition = copy.deepcopy(api)
+    definition["paths"][PATH]["post"]["x-amazon-apigateway-integration"]["responses"] = {
+        "default": {"statusCode": "200", "responseTemplates": {"application/json": "default $input.path('$.status')"}},
+        r"4\d{2}": {"statusCode": "409", "responseTemplates": {"application/json": "refused $input.path('$.__type')"}},
+        r"5\d{2}": {"statusCode": "502", "responseTemplates": {"application/json": "broken $input.path('$.__type')"}},
+    }
+    response = post(Client(Gateway(definition, StepFunctions(outcome))))
+    assert (response.status_code, response.get_data(as_text=True)) == (status, body)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", PATH),
+        ("PUT", PATH),
+        ("DELETE", PATH),
+        ("OPTIONS", PATH),
+        ("BREW", PATH),
+        ("POST", "/"),
+        ("POST", PATH + "/"),
+        ("POST", PATH.upper()),
+        ("POST", "/bankapp"),
+        ("POST", "/ชำระ"),
+        ("PARAMETERS", PATH),
+    ],
+)
+def test_an_unknown_path_or_method_is_not_found(
+    client: Client, stepfunctions: StepFunctions, method: str, path: str
+) -> None:
+    response = client.open(path, method=method, data=BODY, content_type="application/json")
+    assert response.status_code == 404
+    assert refusal(response) == "Not found"
+    assert stepfunctions.calls == []
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "application/xml", "application/jsonp", "nonsense"],
+)
+def test_another_content_type_is_refused(client: Client, stepfunctions: StepFunctions, content_type: str) -> None:
+    response = post(client, '{"stateMachineArn": "arn:other", "input": "{}"}', content_type)
+    assert response.status_code == 415
+    assert refusal(response) == "Unsupported Media Type"
+    assert stepfunctions.calls == []
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "application/json", "Application/JSON", "application/json;charset=UTF-8"]
+)
+def test_json_is_taken_by_any_of_its_names_and_by_none(
+    client: Client, stepfunctions: StepFunctions, content_type: str | None
+) -> None:
+    assert post(client, content_type=content_type).status_code == 200
+    assert stepfunctions.deliveries()[0]["body"] == BODY
+
+
+def test_a_request_over_10_mb_is_too_large(client: Client, stepfunctions: StepFunctions) -> None:
+    response = post(client, b"a" * (MAX_BODY_BYTES + 1))
+    assert response.status_code == 413
+    assert refusal(response) == "Request Too Long"
+    assert stepfunctions.calls == []
+
+
+def test_a_body_over_the_workflows_limit_is_passed_on_cut(client: Client, stepfunctions: StepFunctions) -> None:
+    assert post(client, "a" * 40_000).status_code == 200
+    assert stepfunctions.deliveries()[0]["body"] == "a" * 32_769
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        ("ชำระ 🎉 O'Brien".encode(), "ชำระ 🎉 O'Brien"),
+        (b'{"orderId": "\xff\xfe"}', '{"orderId": "\ufffd\ufffd"}'),
+        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
+        (b"", ""),
+        (b"\x00", "\x00"),
+    ],
+)
+def test_any_bytes_reach_the_workflow_as_text(
+    client: Client, stepfunctions: StepFunctions, sent: bytes, received: str
+) -> None:
+    assert post(client, sent).status_code == 200
+    assert stepfunctions.deliveries()[0]["body"] == received
+
+
+@pytest.mark.parametrize(("length", "status"), [(100, 200), (MAX_BODY_BYTES, 200), (MAX_BODY_BYTES + 1, 413)])
+def test_a_body_sent_in_chunks_is_read_up_to_the_limit(
+    client: Client, stepfunctions: StepFunctions, length: int, status: int
+) -> None:
+    # What a WSGI server makes of Transfer-Encoding: chunked.
+    chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    response = client.post(PATH, data=b"a" * length, content_type="application/json", environ_overrides=chunked)
+    assert response.status_code == status
+    assert [len(delivery["body"]) for delivery in stepfunctions.deliveries()] == [min(length, 32_769)] * (status == 200)
+
+
+def test_requests_beyond_the_concurrency_wait_for_their_turn(api: dict[str, Any]) -> None:
+    lock = threading.Lock()
+    running = 0
+    most = 0
+
+    def work() -> dict[str, Any]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return succeeded()
+
+    gateway = Gateway(api, StepFunctions(outcome=work), concurrency=2)
+    statuses: list[int] = []
+    threads = [threading.Thread(target=lambda: statuses.append(post(Client(gateway)).status_code)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 5
+    assert most == 2
+
+
+def test_a_failed_call_gives_its_turn_back(api: dict[str, Any]) -> None:
+    stepfunctions = StepFunctions(outcome=ReadTimeoutError(endpoint_url="http://127.0.0.1"))
+    client = Client(Gateway(api, stepfunctions, concurrency=1))
+    assert [post(client).status_code for _ in range(3)] == [504, 504, 504]
+
+
+def test_a_gateway_response_that_the_api_does_not_define_is_api_gateways_own(
+    api: dict[str, Any], stepfunctions: StepFunctions
+) -> None:
+    own = {key: value for key, value in api.items() if key != "x-amazon-apigateway-gateway-responses"}
+    response = Client(Gateway(own, stepfunctions)).get(PATH)
+    assert (response.status_code, response.json) == (403, {"message": "Missing Authentication Token"})
+
+
+def test_a_gateway_response_falls_back_on_the_apis_default(api: dict[str, Any], stepfunctions: StepFunctions) -> None:
+    name = "x-amazon-apigateway-gateway-responses"
+    defaults = {**api, name: {"DEFAULT_4XX": api[name]["DEFAULT_4XX"]}}
+    response = Client(Gateway(defaults, stepfunctions)).get(PATH)
+    assert response.status_code == 403
+    assert refusal(response) == "Missing Authentication Token"
+
+
+class CloudFormation:
+    """Stands in for boto3's client: one deployed stack."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._body = body
+
+    def get_template(self, **_: str) -> dict[str, Any]:
+        resources = {
+            "CallbackApi": {"Type": "AWS::ApiGateway::RestApi", "Properties": {"Body": self._body}},
+            "Task": {"Type": "AWS::Lambda::Function", "Properties": {}},
+        }
+        return {"TemplateBody": {"Resources": resources}}
+
+    def describe_stacks(self, **_: str) -> dict[str, Any]:
+        parameters = [
+            {"ParameterKey": "Branch", "ParameterValue": "test"},
+            {"ParameterKey": "FailureMessage", "ParameterValue": FAILURE},
+        ]
+        stack_id = "arn:aws:cloudformation:ap-southeast-1:123456789012:stack/payment3/1"
+        return {"Stacks": [{"StackId": stack_id, "Parameters": parameters}]}
+
+    def describe_stack_resources(self, **_: str) -> dict[str, Any]:
+        arn = "arn:aws:states:ap-southeast-1:123456789012:stateMachine:payment3-bankapp-callback-test"
+        return {"StackResources": [{"LogicalResourceId": "BankAppCallback", "PhysicalResourceId": arn}]}
+
+
+def test_the_deployed_definition_is_the_templates_with_its_references_resolved(
+    template: dict[str, Any], api: dict[str, Any]
+) -> None:
+    body = template["Resources"]["CallbackApi"]["Properties"]["DefinitionBody"]
+    deployed = deployed_definition(CloudFormation(body), "payment3")
+    integrations = [document["paths"][PATH]["post"]["x-amazon-apigateway-integration"] for document in (deployed, api)]
+    # Nothing here assumes the role.
+    assert integrations[0].pop("credentials") is None
+    assert {**integrations[0], "credentials": integrations[1]["credentials"]} == integrations[1]
+    assert deployed["x-amazon-apigateway-gateway-responses"] == api["x-amazon-apigateway-gateway-responses"]
+
+
+def test_a_reference_to_what_was_not_deployed_is_an_error() -> None:
+    with pytest.raises(KeyError, match="Unknown"):
+        deployed_definition(CloudFormation({"info": {"Fn::Sub": "a ${Unknown}"}}), "payment3")

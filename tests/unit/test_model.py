@@ -1,0 +1,518 @@
+"""The rules of a callback, one table each, and what holds for any input whatever."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from callbacks import model
+from callbacks.errors import InvalidCallback
+
+ROOT = Path(__file__).parents[2]
+
+VALID: dict[str, Any] = {
+    "orderId": "482500007436",
+    "paymentId": "pay_bankapp_123",
+    "userId": "b5f392f7-6d89-433c-b24f-bf6a772cab1a",
+    "success": True,
+}
+ABSENT = object()
+
+
+def body_with(**fields: Any) -> str:
+    return json.dumps({name: value for name, value in {**VALID, **fields}.items() if value is not ABSENT})
+
+
+def body_with_text(field: str, text: str) -> str:
+    """A valid body with one more member, its value as text: JSON has numbers that Python's floats do not keep."""
+    return f'{json.dumps(VALID)[:-1]}, "{field}": {text}}}'
+
+
+def refusal(body: object) -> str:
+    with pytest.raises(InvalidCallback) as error:
+        model.parse(body)
+    return str(error.value)
+
+
+def event_body(name: str) -> str:
+    return json.loads((ROOT / "events" / f"{name}.json").read_text())["body"]
+
+
+# The body
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (None, "body: must be the request's body as a string, not null"),
+        ({"orderId": "1"}, "body: must be the request's body as a string, not an object"),
+        ([], "body: must be the request's body as a string, not an array"),
+        (True, "body: must be the request's body as a string, not a boolean"),
+        (7, "body: must be the request's body as a string, not a number"),
+        (7.5, "body: must be the request's body as a string, not a number"),
+        ("", "body: is empty"),
+        (" \r\n\t", "body: is empty"),
+        ("[]", "body: must be a JSON object, not an array"),
+        ('"text"', "body: must be a JSON object, not a string"),
+        ("7", "body: must be a JSON object, not a number"),
+        ("NaN", "body: must be a JSON object, not a number"),
+        ("null", "body: must be a JSON object, not null"),
+        ("true", "body: must be a JSON object, not a boolean"),
+        ("{", "body: is not JSON (Expecting property name enclosed in double quotes, line 1 column 2)"),
+        ('{"a": 1}}', "body: is not JSON (Extra data, line 1 column 9)"),
+        ('{\n"a": 01}', "body: is not JSON (Expecting ',' delimiter, line 2 column 7)"),
+        ('{"a": "\t"}', "body: is not JSON (Invalid control character at, line 1 column 8)"),
+        ("\ufeff{}", "body: is not JSON (Unexpected UTF-8 BOM (decode using utf-8-sig), line 1 column 1)"),
+        ("[" * 20_000, "body: is nested too deeply"),
+        ("[" * 100_000, "body: is larger than 32768 bytes"),
+        ('{"a": ' + "[" * 5_000 + "]" * 5_000 + "}", "body: is nested too deeply"),
+        ("1" * 10**5, "body: is larger than 32768 bytes"),
+        ('{"a": 1e9999999999999999999}', "body: holds a number that is out of every range"),
+        ('{"a": "\\ud83c"}', "body: holds half of a surrogate pair, which is not a character"),
+        ('{"a": "\ud83c"}', "body: holds half of a surrogate pair, which is not a character"),
+        ('{"\\udf89": 1}', "body: holds half of a surrogate pair, which is not a character"),
+        ('{"a": [{"b": "\\udf89"}]}', "body: holds half of a surrogate pair, which is not a character"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_body_that_is_not_a_json_object_is_refused(body: object, message: str) -> None:
+    assert refusal(body) == message
+
+
+@pytest.mark.parametrize("character", ["a", "ก", "🎉"])
+def test_the_limit_of_a_body_counts_bytes(character: str) -> None:
+    start, end = body_with(note="")[:-2], '"}'
+    room = 32_768 - len(start + end)
+    fits, rest = divmod(room, len(character.encode()))
+    at_limit = start + character * fits + "x" * rest + end
+    assert len(at_limit.encode()) == 32_768
+    assert model.parse(at_limit).order_id == VALID["orderId"]
+    assert refusal(at_limit + " ") == "body: is larger than 32768 bytes"
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ('"success": false', "success: is there twice"),
+        ('"amount": 1, "amount": 1', "amount: is there twice"),
+        ('"note": {"a": 1, "a": 2}', "a: is there twice"),
+        ('"note": [[{"a": {"b": 1, "\\u0062": 2}}]]', "b: is there twice"),
+        ('"note": {"a b": 1, "a b": 2}', "a b: is there twice"),
+        ('"note": {"\\u0000": 1, "\\u0000": 2}', "a field: is there twice"),
+        ('"note": {"\\ud800": 1, "\\ud800": 2}', "a field: is there twice"),
+        (f'"note": {{"{"n" * 129}": 1, "{"n" * 129}": 2}}', "a field: is there twice"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_a_field_that_is_there_twice_is_refused_at_any_depth(members: str, message: str) -> None:
+    assert refusal(f"{json.dumps(VALID)[:-1]}, {members}}}") == message
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize(
+    ("field", "around", "named"),
+    [
+        ("amount", "{}", "amount"),
+        ("message", "{}", "message"),
+        ("note", "{}", "note"),
+        ("note", "[1, [[], [{}]]]", "note"),
+        ("note", '{{"a": {}}}', "a"),
+        ("note", '[{{"a": [{{"b": [0, {}]}}]}}]', "b"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_wherever_it_is(
+    number: str, field: str, around: str, named: str
+) -> None:
+    assert refusal(body_with_text(field, around.format(number))) == f"{named}: must be a finite number"
+
+
+# The fields
+
+
+@pytest.mark.parametrize("field", ["orderId", "paymentId", "userId"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (ABSENT, "is missing"),
+        (None, "must be a string, not null"),
+        (482500007444, "must be a string, not a number"),
+        (1.5, "must be a string, not a number"),
+        (False, "must be a string, not a boolean"),
+        ([], "must be a string, not an array"),
+        ({}, "must be a string, not an object"),
+        ("", "must not be empty"),
+        ("  ", "must not be empty"),
+        ("\u3000", "must not be empty"),
+        ("x" * 129, "is longer than 128 characters"),
+        ("a\nb", "holds a character that cannot be printed"),
+        ("a\x00", "holds a character that cannot be printed"),
+        ("a\u200bb", "holds a character that cannot be printed"),
+        ("\u202eabc", "holds a character that cannot be printed"),
+    ],
+)
+def test_an_id_is_a_printable_string_of_128_characters_at_most(field: str, value: Any, problem: str) -> None:
+    assert refusal(body_with(**{field: value})) == f"{field}: {problem}"
+
+
+@pytest.mark.parametrize("value", ["x", "x" * 128, "ใบสั่งซื้อ 7", "O'Brien\\\"/", "🎉" * 128, " a "])
+def test_an_id_is_kept_as_it_is(value: str) -> None:
+    callback = model.parse(body_with(orderId=value, paymentId=value, userId=value))
+    assert (callback.order_id, callback.payment_id, callback.user_id) == (value, value, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (ABSENT, "is missing"),
+        (None, "must be true or false, not null"),
+        ("true", "must be true or false, not a string"),
+        (1, "must be true or false, not a number"),
+        (0, "must be true or false, not a number"),
+        ([True], "must be true or false, not an array"),
+        ({}, "must be true or false, not an object"),
+    ],
+)
+def test_success_is_true_or_false(value: Any, problem: str) -> None:
+    assert refusal(body_with(success=value)) == f"success: {problem}"
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_success_says_which_of_both_it_is(success: bool) -> None:
+    assert model.parse(body_with(success=success)).success is success
+
+
+DIGITS_PROBLEM = "must have at most 38 digits and lie between 1E-130 and 1E+126"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('"2339.0"', "must be a number, not a string"),
+        ("true", "must be a number, not a boolean"),
+        ("[1]", "must be a number, not an array"),
+        ("{}", "must be a number, not an object"),
+        ("-1", "must not be negative"),
+        ("-0.01", "must not be negative"),
+        ("-1e-999999999", "must not be negative"),
+        ("-0.0", "must not be negative"),
+        ("9" * 39, DIGITS_PROBLEM),
+        ("0." + "1" * 39, DIGITS_PROBLEM),
+        ("1." + "0" * 38, DIGITS_PROBLEM),
+        ("1e126", DIGITS_PROBLEM),
+        ("1e-131", DIGITS_PROBLEM),
+        ("1e999999999", DIGITS_PROBLEM),
+        ("1e-999999999", DIGITS_PROBLEM),
+        ("7" * 30_000, DIGITS_PROBLEM),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_an_amount_is_a_number_that_dynamodb_keeps_exactly(text: str, problem: str) -> None:
+    assert refusal(body_with_text("amount", text)) == f"amount: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("0", "0"),
+        ("0.00", "0.00"),
+        ("1.50", "1.50"),
+        ("2339.0", "2339.0"),
+        ("90071992547409.93", "90071992547409.93"),
+        ("1E+2", "1E+2"),
+        ("1e2", "1E+2"),
+        ("0.1", "0.1"),
+        ("12345678901234567890123456789012345678", "12345678901234567890123456789012345678"),
+        ("0." + "0" * 90 + "1" * 38, "1." + "1" * 37 + "E-91"),
+        ("9.9e125", "9.9E+125"),
+        ("1e-130", "1E-130"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_an_amount_keeps_every_digit(text: str, kept: str) -> None:
+    amount = model.parse(body_with_text("amount", text)).amount
+    assert isinstance(amount, Decimal)
+    assert str(amount) == kept
+
+
+@pytest.mark.parametrize("amount", [ABSENT, None])
+def test_an_amount_may_be_missing(amount: Any) -> None:
+    assert model.parse(body_with(amount=amount)).amount is None
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (7, "must be a string, not a number"),
+        (True, "must be a string, not a boolean"),
+        (["a"], "must be a string, not an array"),
+        ({}, "must be a string, not an object"),
+        ("m" * 1025, "is longer than 1024 characters"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_message_is_a_string_of_1024_characters_at_most(value: Any, problem: str) -> None:
+    assert refusal(body_with(message=value)) == f"message: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [(ABSENT, None), (None, None), ("", ""), ("ก" * 1024, "ก" * 1024), ("a\n\x00b", "a\n\x00b")],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_message_is_optional_and_kept_as_it_is(value: Any, kept: str | None) -> None:
+    assert model.parse(body_with(message=value)).message == kept
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    assert refusal(event_body("wrong-types")) == (
+        "orderId: must be a string, not a number; paymentId: must not be empty; userId: must be a string, not null; "
+        "success: must be true or false, not a string; amount: must be a number, not a string; "
+        "message: must be a string, not a number"
+    )
+    assert refusal(event_body("missing-fields")) == ("orderId: is missing; userId: is missing; success: is missing")
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ("empty", "body: is empty"),
+        ("not-json", "body: is not JSON (Expecting value, line 1 column 1)"),
+        ("malformed", "body: is not JSON (Expecting value, line 1 column 72)"),
+        ("duplicate-keys", "success: is there twice"),
+        ("not-a-number", "amount: must be a finite number"),
+    ],
+)
+def test_an_event_that_breaks_a_rule_says_which(event: str, message: str) -> None:
+    assert refusal(event_body(event)) == message
+
+
+@pytest.mark.parametrize(
+    "event", ["paid", "paid-again", "declined", "exact-amount", "only-required-fields", "unknown-fields"]
+)
+def test_an_event_of_a_callback_is_accepted(event: str) -> None:
+    body = event_body(event)
+    assert model.parse(body).success is json.loads(body)["success"]
+
+
+def test_the_value_of_a_field_is_not_repeated_in_a_refusal() -> None:
+    secret = "b5f392f7\n" * 20
+    assert "b5f392f7" not in refusal(body_with(orderId=secret, paymentId=[secret], userId=secret, message=[secret]))
+    assert "b5f392f7" not in refusal(f'{{"userId": "{VALID["userId"]}", tr')
+
+
+def test_unknown_fields_are_kept_without_losing_a_digit() -> None:
+    body = body_with_text(
+        "fee",
+        '0.10, "big": 123456789012345678901234567890123456789012, "rate": 1e2, "bank": {"code": "004", "n": [1, -2]}, '
+        '"message": "known", "name": "ชื่อ 🎉", "none": null, "yes": true',
+    )
+    assert json.loads(model.parse(body).extra) == {
+        "fee": "0.10",
+        "big": "123456789012345678901234567890123456789012",
+        "rate": "1E+2",
+        "bank": {"code": "004", "n": [1, -2]},
+        "name": "ชื่อ 🎉",
+        "none": None,
+        "yes": True,
+    }
+
+
+def test_a_callback_without_unknown_fields_has_an_empty_object_of_them() -> None:
+    assert model.parse(event_body("paid")).extra == "{}"
+
+
+def test_the_rules_know_neither_aws_nor_the_environment() -> None:
+    code = "import sys; import callbacks.model; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=ROOT / "functions", capture_output=True, check=True, text=True
+    ).stdout.split()
+    assert "callbacks.model" in loaded
+    assert not {"boto3", "botocore", "pynamodb", "callbacks.config", "callbacks.tables"} & set(loaded)
+
+
+# What holds for any input
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+ids = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=128)
+amounts = st.builds(
+    lambda digits, exponent: Decimal((0, digits, exponent)),
+    st.lists(st.integers(0, 9), min_size=1, max_size=38).filter(lambda digits: digits[0] != 0).map(tuple),
+    st.integers(-130, 88),
+)
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+extras = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**37), 10**37) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+known = st.fixed_dictionaries(
+    {"orderId": ids, "paymentId": ids, "userId": ids, "success": st.booleans()}, optional={"message": st.none() | texts}
+)
+unknown = st.dictionaries(texts.filter(lambda name: name not in model.FIELDS), extras, max_size=4)
+
+
+@given(known, unknown, st.none() | amounts, st.booleans())
+def test_any_valid_callback_is_read_exactly(
+    fields: dict[str, Any], extra: dict[str, Any], amount: Decimal | None, ascii_only: bool
+) -> None:
+    document = json.dumps({**extra, **fields}, ensure_ascii=ascii_only)
+    callback = model.parse(f'{document[:-1]}, "amount": {"null" if amount is None else amount}}}')
+    assert callback.order_id == fields["orderId"]
+    assert callback.payment_id == fields["paymentId"]
+    assert callback.user_id == fields["userId"]
+    assert callback.success is fields["success"]
+    assert callback.message == fields.get("message")
+    assert json.loads(callback.extra) == extra
+    # As text, because 1.5 equals 1.50.
+    assert str(callback.amount) == str(amount)
+
+
+@given(st.text(max_size=200) | st.binary(max_size=200).map(lambda raw: raw.decode("utf-8", "surrogateescape")))
+@example("[" * 100_000)
+@example('{"a":' * 6_000 + "1" + "}" * 6_000)
+@example('{"a":' + "[" * 3_000 + "]" * 3_000 + "}")
+@example('{"amount": 1e999999999}')
+@example('{"amount": ' + "1" * 10**5 + "}")
+@example('{"a": -0e-999999999999999999999}')
+def test_no_text_gets_past_the_rules_with_another_error(text: str) -> None:
+    assert refusal(text)
+
+
+@given(json_values, st.sampled_from([*model.FIELDS, "note"]), st.booleans())
+def test_no_json_gets_past_the_rules_with_another_error(value: Any, field: str, ascii_only: bool) -> None:
+    for document in (value, {**VALID, field: value}, {**VALID, "note": [{field: value}]}):
+        try:
+            callback = model.parse(json.dumps(document, ensure_ascii=ascii_only))
+        except InvalidCallback:
+            continue
+        # What is accepted can be sent on and stored.
+        assert "".join(map(str, (callback.order_id, callback.message, callback.amount, callback.extra))).encode()
+
+
+@given(json_values)
+def test_a_body_that_is_not_text_is_refused_whatever_it_is(value: Any) -> None:
+    assume(not isinstance(value, str))
+    assert refusal(value).startswith("body: must be the request's body as a string, not ")
+
+
+# Finding ids
+
+
+@given(json_values | st.text(max_size=200), st.sampled_from(["orderId", "paymentId", "note"]))
+@example("[" * 100_000, "orderId")
+@example('"orderId":"' * 20_000, "orderId")
+@example('"orderId":"' + "\\" * 100_001, "orderId")
+@example('"orderId"' + " " * 100_000, "orderId")
+def test_looking_for_ids_never_fails(value: Any, field: str) -> None:
+    for body in (value, {field: value}, [{field: value}], json.dumps({field: value})):
+        for found in model.find_ids(body):
+            assert found is None or (0 < len(found) <= 128 and found.isprintable())
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (event_body("paid"), ("482500007436", "pay_bankapp_123")),
+        (event_body("malformed"), ("482500007442", "pay_bankapp_129")),
+        (event_body("duplicate-keys"), ("482500007445", "pay_bankapp_132")),
+        (event_body("missing-fields"), (None, "pay_bankapp_131")),
+        (event_body("wrong-types"), ("482500007444", None)),
+        (event_body("not-json"), (None, None)),
+        (event_body("empty"), (None, None)),
+        (None, (None, None)),
+        (7, (None, None)),
+        ({"orderId": "1", "paymentId": 2}, ("1", "2")),
+        ('{"orderId": "1", "paymentId": "pay_ba', ("1", None)),
+        ('{"orderId"\n:\t-12, ', ("-12", None)),
+        # Where the text breaks off within a number, the rest of it is missing.
+        ('{"orderId": 4825', (None, None)),
+        ('{"orderId": "2026\\/7", ', ("2026/7", None)),
+        ('{"orderId": "a\u200bb", "paymentId": "%s"}' % ("x" * 129), (None, None)),
+        ('{"orderId": "%s"}' % ("x" * 128), ("x" * 128, None)),
+        ('{"orderId": null, "paymentId": true}', (None, None)),
+        ('{"message": "\\"orderId\\": \\"forged\\"", "paymentId": "1"}', (None, "1")),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_ids_are_found_as_far_as_there_are_any(body: object, found: tuple[str | None, str | None]) -> None:
+    assert model.find_ids(body) == found
+
+
+@given(st.integers(0, 200), st.booleans())
+def test_ids_are_found_in_a_body_that_is_cut_off_behind_them(length: int, padded: bool) -> None:
+    start = '{"orderId": "482500007436", "paymentId": "pay_1"'
+    body = start + (", " * length if padded else ', "success": true, "message": "ชำระ" ' * length)
+    assert model.find_ids(body[: len(start) + length]) == ("482500007436", "pay_1")
+
+
+@given(ids, ids, st.booleans())
+@example("ใบสั่งซื้อ", "1", True)
+@example("2026/7", "1", False)
+@example('a"b', "a\\b", False)
+def test_the_ids_found_are_those_that_the_rules_read(order_id: str, payment_id: str, ascii_only: bool) -> None:
+    fields = {**VALID, "orderId": order_id, "paymentId": payment_id}
+    # PHP's json_encode escapes the slash, too.
+    body = json.dumps(fields, ensure_ascii=ascii_only).replace("/", r"\/")
+    callback = model.parse(body)
+    assert (callback.order_id, callback.payment_id) == (order_id, payment_id)
+    assert model.find_ids(body) == (callback.order_id, callback.payment_id)
+
+
+def test_an_id_inside_an_unknown_field_is_not_taken_for_the_callbacks_own() -> None:
+    body = '{"bank": {"orderId": "other", "paymentId": "other"}, ' + json.dumps(VALID)[1:]
+    assert model.find_ids(body) == (VALID["orderId"], VALID["paymentId"])
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("received_at", "fallback", "expected"),
+    [
+        (1795341600000, "x", "2026-11-22T10:00:00.000Z"),
+        (1795341600001, "x", "2026-11-22T10:00:00.001Z"),
+        (1795341600999, "x", "2026-11-22T10:00:00.999Z"),
+        (1795341600000.0, "x", "2026-11-22T10:00:00.000Z"),
+        (0, "x", "1970-01-01T00:00:00.000Z"),
+        (None, "2026-11-22T10:00:00Z", "2026-11-22T10:00:00.000Z"),
+        (None, "2026-11-22T10:00:00.5Z", "2026-11-22T10:00:00.500Z"),
+        (None, "2026-11-22T17:00:00.123456+07:00", "2026-11-22T10:00:00.123Z"),
+        ("1795341600000", "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
+        (True, "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
+    ],
+)
+def test_a_time_is_utc_with_milliseconds(received_at: object, fallback: str, expected: str) -> None:
+    assert model.timestamp(received_at, fallback) == expected
+
+
+# Until 2242: from then on a float of seconds no longer tells one millisecond from the next.
+moments = st.integers(0, 2**33 * 1000 - 1)
+
+
+@given(moments, moments)
+@example(1795341600009, 1795341600010)
+def test_the_text_of_a_time_sorts_as_time_does(first: int, second: int) -> None:
+    texts_of_both = (model.timestamp(first, ""), model.timestamp(second, ""))
+    assert (first < second) == (texts_of_both[0] < texts_of_both[1])
+    assert len(texts_of_both[0]) == len("2026-11-22T10:00:00.000Z")
+
+
+@given(moments)
+def test_a_time_is_the_same_to_the_millisecond_from_either_source(milliseconds: int) -> None:
+    text = model.timestamp(milliseconds, "")
+    assert model.timestamp(None, text) == text
+    moment = datetime.fromisoformat(text)
+    assert round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000) == milliseconds

@@ -1,0 +1,163 @@
+import json
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import sentry_sdk
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.utils import BadDsn
+
+from callbacks.errors import ConfigurationError, ServiceUnavailable
+
+
+@pytest.fixture(autouse=True)
+def no_client_is_left_over() -> Iterator[None]:
+    yield
+    sentry_sdk.get_global_scope().set_client(None)
+
+
+def dsn(url: str) -> str:
+    return f"{url.replace('http://', 'http://public@')}/42"
+
+
+@pytest.fixture
+def task(load: Callable[..., ModuleType], service: Any) -> ModuleType:
+    return load("report_to_sentry", SENTRY_DSN=dsn(service.url))
+
+
+def sent(service: Any) -> dict[str, Any]:
+    """The event of the one envelope that was sent."""
+    (request,) = service.requests
+    event = Envelope.deserialize(request.body).get_event()
+    assert event
+    return event
+
+
+def test_a_failure_is_one_event_sent_before_the_function_returns(
+    task: ModuleType, service: Any, failure: dict[str, Any]
+) -> None:
+    result = task.handler(failure, None)
+    event = sent(service)
+    assert result == {"reported": True, "eventId": event["event_id"]}
+    (request,) = service.requests
+    assert request.path == "/api/42/envelope/"
+    assert request.headers["Content-Type"] == "application/x-sentry-envelope"
+    assert "sentry_key=public" in request.headers["X-Sentry-Auth"]
+
+
+def test_an_event_says_what_failed_and_where_to_look(task: ModuleType, service: Any, failure: dict[str, Any]) -> None:
+    task.handler(failure, None)
+    event = sent(service)
+    assert event["level"] == "error"
+    assert event["environment"] == "test"
+    assert event["exception"] == {"values": [{"type": "ServiceUnavailable", "value": "DynamoDB is <busy>"}]}
+    assert event["tags"] == {
+        "function": "bankappcallback",
+        "step": "SaveCallbackRecord",
+        "orderId": "482500007436",
+        "chargeId": "pay_bankapp_123",
+    }
+    assert event["contexts"]["execution"] == {"arn": failure["executionArn"], "requestId": "8f7e6d5c"}
+
+
+def test_failures_are_grouped_by_function_step_and_error_whatever_the_order(
+    task: ModuleType, service: Any, failure: dict[str, Any]
+) -> None:
+    task.handler(failure, None)
+    failure["event"]["body"] = '{"orderId": "another"}'
+    task.handler(failure, None)
+    events = [Envelope.deserialize(request.body).get_event() for request in service.requests]
+    for event in events:
+        assert event["fingerprint"] == ["bankappcallback", "SaveCallbackRecord", "ServiceUnavailable"]
+    assert [event["tags"]["orderId"] for event in events] == ["482500007436", "another"]
+    assert events[0]["event_id"] != events[1]["event_id"]
+
+
+def test_ids_that_are_not_to_be_found_are_unknown(task: ModuleType, service: Any, failure: dict[str, Any]) -> None:
+    failure["event"]["body"] = "nothing to be found"
+    task.handler(failure, None)
+    tags = sent(service)["tags"]
+    assert (tags["orderId"], tags["chargeId"]) == ("unknown", "unknown")
+
+
+def test_nothing_of_the_user_the_body_or_the_headers_leaves(
+    task: ModuleType, service: Any, failure: dict[str, Any]
+) -> None:
+    task.handler(failure, None)
+    (request,) = service.requests
+    assert b"482500007436" in request.body
+    for private in ("b5f392f7", "userId", "Payment successful", "2339", "BankGateway", "203.0.113.7", "stackTrace"):
+        assert private.encode() not in request.body
+    event = sent(service)
+    assert not {"request", "user", "modules", "stacktrace", "threads", "extra"} & event.keys()
+    assert event["breadcrumbs"] == {"values": []}
+
+
+@pytest.mark.parametrize("status", [301, 400, 403, 429, 500, 503])
+def test_a_sentry_that_does_not_take_the_event_is_asked_once(
+    task: ModuleType, service: Any, failure: dict[str, Any], status: int, within: Any
+) -> None:
+    service.answers(status, **{"Retry-After": "60", "Location": f"{service.url}/elsewhere"})
+    with within(2.5), pytest.raises(ServiceUnavailable, match=f"^Sentry answered {status}$"):
+        task.handler(failure, None)
+    assert len(service.requests) == 1
+
+
+def test_a_refusal_does_not_silence_the_next_event(task: ModuleType, service: Any, failure: dict[str, Any]) -> None:
+    # The SDK's own transport drops events while Retry-After lasts.
+    service.answers(429, **{"Retry-After": "60", "X-Sentry-Rate-Limits": "60::organization"})
+    with pytest.raises(ServiceUnavailable):
+        task.handler(failure, None)
+    service.answers(200)
+    assert task.handler(failure, None)["reported"]
+    assert len(service.requests) == 2
+
+
+def test_a_sentry_that_does_not_answer_is_given_up_within_the_steps_time(
+    task: ModuleType, service: Any, failure: dict[str, Any], within: Any
+) -> None:
+    service.hangs()
+    with within(2.5), pytest.raises(ServiceUnavailable, match=r"^Sentry cannot be reached: ReadTimeoutError$"):
+        task.handler(failure, None)
+    assert len(service.requests) == 1
+
+
+def test_a_sentry_that_cannot_be_reached_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], deaf: str, failure: dict[str, Any], within: Any
+) -> None:
+    task = load("report_to_sentry", SENTRY_DSN=dsn(deaf))
+    with within(2.5), pytest.raises(ServiceUnavailable, match=r"^Sentry cannot be reached: ConnectTimeoutError$"):
+        task.handler(failure, None)
+
+
+def test_a_refused_connection_is_service_unavailable(
+    load: Callable[..., ModuleType], nobody: str, failure: dict[str, Any]
+) -> None:
+    task = load("report_to_sentry", SENTRY_DSN=dsn(nobody))
+    with pytest.raises(ServiceUnavailable, match=r"^Sentry cannot be reached: NewConnectionError$"):
+        task.handler(failure, None)
+
+
+def test_without_a_dsn_sentry_is_off_and_the_report_says_why(
+    load: Callable[..., ModuleType], failure: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    task = load("report_to_sentry", SENTRY_DSN="")
+    assert task.handler(failure, None) == {"reported": False, "reason": "SENTRY_DSN is not set"}
+    assert not sentry_sdk.is_initialized()
+    (line,) = log()
+    assert (line["level"], line["executionArn"]) == ("WARNING", failure["executionArn"])
+    assert "b5f392f7" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    "malformed", ["sentry", "https://sentry.example/1", "https://public@sentry.example", "ftp://a@b/1"]
+)
+def test_a_malformed_dsn_fails_at_the_start(load: Callable[..., ModuleType], malformed: str) -> None:
+    with pytest.raises(BadDsn):
+        load("report_to_sentry", SENTRY_DSN=malformed)
+
+
+def test_an_event_without_an_environment_is_not_possible(load: Callable[..., ModuleType], service: Any) -> None:
+    with pytest.raises(ConfigurationError, match="ENVIRONMENT"):
+        load("report_to_sentry", SENTRY_DSN=dsn(service.url), ENVIRONMENT="")

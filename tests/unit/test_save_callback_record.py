@@ -1,0 +1,204 @@
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+from boto3.dynamodb.conditions import Key
+from pynamodb.exceptions import PutError
+
+from callbacks.errors import ServiceUnavailable
+
+CHANNEL = "BankApp"
+EXECUTION = "arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp-callback-test:8f7e6d5c:1"
+
+
+@pytest.fixture
+def task(load: Callable[..., ModuleType]) -> ModuleType:
+    return load("save_callback_record")
+
+
+def event(table: str, callback: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """What the state passes on."""
+    return {"channel": CHANNEL, "table": table, "executionArn": EXECUTION, "callback": {**callback, **changes}}
+
+
+def items(table: str) -> list[dict[str, Any]]:
+    """The items as DynamoDB holds them, types and all."""
+    return boto3.client("dynamodb").scan(TableName=table)["Items"]
+
+
+def test_every_field_of_a_delivery_is_on_its_item(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    assert task.handler(event(table, callback), None) == {"deliveryId": callback["deliveryId"], "isNew": True}
+    assert items(table) == [
+        {
+            "orderId": {"S": "482500007436"},
+            "deliveryId": {"S": "2026-11-22T10:00:00.000Z#8f7e6d5c"},
+            "paymentId": {"S": "pay_bankapp_123"},
+            "userId": {"S": callback["userId"]},
+            "success": {"BOOL": True},
+            "amount": {"N": "2339.0"},
+            "message": {"S": "Payment successful"},
+            "extra": {"S": "{}"},
+            "body": {"S": callback["body"]},
+            "channel": {"S": CHANNEL},
+            "requestId": {"S": "8f7e6d5c"},
+            "receivedAt": {"S": "2026-11-22T10:00:00.000Z"},
+            "sourceIp": {"S": "203.0.113.7"},
+            "executionArn": {"S": EXECUTION},
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "amount", ["0", "1.50", "90071992547409.93", "1E+2", "12345678901234567890123456789012345678", "1E-130", "9.9E+125"]
+)
+def test_an_amount_is_stored_exactly(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any], amount: str
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    task.handler(event(table, callback, amount=amount), None)
+    (item,) = items(table)
+    assert list(item["amount"]) == ["N"]
+    assert Decimal(item["amount"]["N"]) == Decimal(amount)
+
+
+def test_what_a_callback_leaves_out_is_not_on_its_item(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    task.handler(event(table, callback, amount=None, message=None, sourceIp=None), None)
+    (item,) = items(table)
+    assert not {"amount", "message", "sourceIp"} & item.keys()
+
+
+def test_a_declined_payment_and_its_empty_message_are_stored(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    task.handler(event(table, callback, success=False, message=""), None)
+    (item,) = items(table)
+    assert (item["success"], item["message"]) == ({"BOOL": False}, {"S": ""})
+
+
+def test_text_of_all_kinds_is_stored_as_it_is(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    text = 'O\'Brien "ชำระ" 🎉 \\ / \x00\r\n'
+    task.handler(event(table, callback, message=text, extra=json.dumps({"a": text}), body=text), None)
+    (item,) = items(table)
+    assert (item["message"]["S"], json.loads(item["extra"]["S"])["a"], item["body"]["S"]) == (text, text, text)
+
+
+def test_a_retry_of_a_delivery_adds_no_item_and_says_so(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    task.handler(event(table, callback), None)
+    (first,) = items(table)
+    retry = {**event(table, callback), "executionArn": "another"}
+    assert task.handler(retry, None) == {"deliveryId": callback["deliveryId"], "isNew": False}
+    assert items(table) == [first]
+
+
+def test_deliveries_of_one_order_are_read_by_one_query_in_order_of_arrival(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    arrivals = ["2026-11-22T10:00:00.010Z#a", "2026-11-22T10:00:00.009Z#b", "2026-11-23T09:00:00.000Z#0"]
+    for arrival in arrivals:
+        assert task.handler(event(table, callback, deliveryId=arrival), None)["isNew"]
+    task.handler(event(table, callback, orderId="another order"), None)
+    condition = Key("orderId").eq(callback["orderId"])
+    found = boto3.resource("dynamodb").Table(table).query(KeyConditionExpression=condition)["Items"]
+    assert [item["deliveryId"] for item in found] == sorted(arrivals)
+
+
+def test_each_channel_has_a_table_of_its_own(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    description = boto3.client("dynamodb").describe_table(TableName=table)["Table"]
+    boto3.client("dynamodb").create_table(
+        TableName="another-channel",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=description["AttributeDefinitions"],
+        KeySchema=description["KeySchema"],
+    )
+    task.handler(event(table, callback), None)
+    task.handler({**event("another-channel", callback), "channel": "Another"}, None)
+    assert [item["channel"]["S"] for item in items(table)] == [CHANNEL]
+    assert [item["channel"]["S"] for item in items("another-channel")] == ["Another"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("ProvisionedThroughputExceededException", 400),
+        ("ThrottlingException", 400),
+        ("RequestLimitExceeded", 400),
+        ("InternalServerError", 500),
+        ("ServiceUnavailable", 503),
+    ],
+)
+def test_an_error_of_dynamodb_that_passes_is_service_unavailable_and_left_to_the_state_to_retry(
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], code: str, status: int
+) -> None:
+    task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
+    service.refuses(code, status)
+    with pytest.raises(ServiceUnavailable):
+        task.handler(event("table", callback), None)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
+def test_an_error_of_dynamodb_that_stays_keeps_its_own_name(
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], code: str
+) -> None:
+    task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
+    service.refuses(code, 400)
+    with pytest.raises(PutError, match=code):
+        task.handler(event("table", callback), None)
+    assert len(service.requests) == 1
+
+
+def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], within: Any
+) -> None:
+    task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
+    service.hangs()
+    with within(1.8), pytest.raises(ServiceUnavailable):
+        task.handler(event("table", callback), None)
+    assert len(service.requests) == 1
+
+
+def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], deaf: str, callback: dict[str, Any], within: Any
+) -> None:
+    task = load("save_callback_record", AWS_ENDPOINT_URL=deaf)
+    with within(1.8), pytest.raises(ServiceUnavailable):
+        task.handler(event("table", callback), None)
+
+
+def test_the_log_names_the_delivery_but_not_the_user(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    task.handler(event(tables["WalletCallbackRecordTable"], callback), None)
+    (line,) = log()
+    assert (
+        line.items()
+        >= {
+            "message": "Callback recorded",
+            "orderId": "482500007436",
+            "paymentId": "pay_bankapp_123",
+            "deliveryId": callback["deliveryId"],
+            "isNew": True,
+        }.items()
+    )
+    assert callback["userId"] not in json.dumps(line)

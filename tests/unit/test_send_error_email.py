@@ -1,0 +1,170 @@
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qsl
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ses import ses_backends
+
+from callbacks.errors import ConfigurationError, ServiceUnavailable
+
+SENT = b"<SendEmailResponse><SendEmailResult><MessageId>m-1</MessageId></SendEmailResult></SendEmailResponse>"
+
+
+def refusal(code: str) -> bytes:
+    return f"<ErrorResponse><Error><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>".encode()
+
+
+@pytest.fixture
+def ses() -> Iterator[Any]:
+    """SES with a verified sender, and what it sent."""
+    with mock_aws():
+        boto3.client("ses").verify_email_identity(EmailAddress="alerts@example.com")
+        yield ses_backends[DEFAULT_ACCOUNT_ID]["ap-southeast-1"]
+
+
+@pytest.fixture
+def mail(load: Callable[..., ModuleType], service: Any) -> Callable[..., dict[str, str]]:
+    """Run the task and return the request that SES got."""
+
+    def sent(failure: dict[str, Any], **variables: str) -> dict[str, str]:
+        service.answers(200, SENT)
+        task = load("send_error_email", AWS_ENDPOINT_URL=service.url, **variables)
+        assert task.handler(failure, None) == {"reported": True, "messageId": "m-1"}
+        (request,) = service.requests
+        return dict(parse_qsl(request.body.decode(), keep_blank_values=True, strict_parsing=True))
+
+    return sent
+
+
+def test_a_failure_is_mailed_by_a_verified_sender(
+    load: Callable[..., ModuleType], ses: Any, failure: dict[str, Any]
+) -> None:
+    result = load("send_error_email").handler(failure, None)
+    (message,) = ses.sent_messages
+    assert result == {"reported": True, "messageId": message.id}
+    assert message.source == "alerts@example.com"
+    assert message.destinations["ToAddresses"] == ["oncall@example.com"]
+    assert message.subject == "[test] BankApp callback failed: ServiceUnavailable"
+
+
+def test_a_mail_goes_to_all_recipients(load: Callable[..., ModuleType], ses: Any, failure: dict[str, Any]) -> None:
+    load("send_error_email", EMAIL_TO="a@example.com,b@example.com,c@example.org").handler(failure, None)
+    (message,) = ses.sent_messages
+    assert message.destinations["ToAddresses"] == ["a@example.com", "b@example.com", "c@example.org"]
+
+
+def test_the_text_names_what_failed_and_where_to_look(
+    mail: Callable[..., dict[str, str]], failure: dict[str, Any]
+) -> None:
+    sent = mail(failure)
+    assert sent["Message.Body.Text.Charset"] == sent["Message.Subject.Charset"] == "UTF-8"
+    assert sent["Message.Body.Text.Data"] == (
+        "Function:    bankappcallback\n"
+        "Environment: test\n"
+        "Step:        SaveCallbackRecord\n"
+        "Error:       ServiceUnavailable\n"
+        "Message:     DynamoDB is <busy>\n"
+        "Order:       482500007436\n"
+        "Charge:      pay_bankapp_123\n"
+        "Time:        2026-11-22T10:00:01.000Z\n"
+        "Request:     8f7e6d5c\n"
+        f"Execution:   {failure['executionArn']}\n"
+    )
+
+
+def test_the_html_says_the_same_escaped(mail: Callable[..., dict[str, str]], failure: dict[str, Any]) -> None:
+    failure["event"]["body"] = """{"orderId": "<b>'1'&</b>", "paymentId": "ชำระ"}"""
+    sent = mail(failure)
+    html = sent["Message.Body.Html.Data"]
+    assert sent["Message.Body.Html.Charset"] == "UTF-8"
+    assert html.count("<tr>") == sent["Message.Body.Text.Data"].count("\n") == 10
+    assert '<tr><th align="left">Message</th><td>DynamoDB is &lt;busy&gt;</td></tr>' in html
+    assert '<tr><th align="left">Order</th><td>&lt;b&gt;&#x27;1&#x27;&amp;&lt;/b&gt;</td></tr>' in html
+    assert '<tr><th align="left">Charge</th><td>ชำระ</td></tr>' in html
+
+
+def test_the_subject_names_the_environment(mail: Callable[..., dict[str, str]], failure: dict[str, Any]) -> None:
+    failure |= {"channel": "Card", "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": "{}"}}}
+    sent = mail(failure, ENVIRONMENT="prod")
+    assert sent["Message.Subject.Data"] == "[prod] Card callback failed: InvalidCallback"
+    assert "Environment: prod\n" in sent["Message.Body.Text.Data"]
+
+
+def test_ids_that_are_not_to_be_found_are_unknown(mail: Callable[..., dict[str, str]], failure: dict[str, Any]) -> None:
+    failure["event"]["body"] = "nothing to be found"
+    text = mail(failure)["Message.Body.Text.Data"]
+    assert "Order:       unknown\n" in text
+    assert "Charge:      unknown\n" in text
+
+
+def test_a_mail_holds_nothing_of_the_user_the_body_or_the_headers(
+    mail: Callable[..., dict[str, str]], failure: dict[str, Any]
+) -> None:
+    sent = "\n".join(mail(failure).values())
+    assert "482500007436" in sent
+    for private in ("b5f392f7", "userId", "Payment successful", "2339", "BankGateway", "203.0.113.7", "stackTrace"):
+        assert private not in sent
+
+
+def test_an_unverified_sender_is_an_error_that_stays(
+    load: Callable[..., ModuleType], ses: Any, failure: dict[str, Any]
+) -> None:
+    task = load("send_error_email", EMAIL_FROM="stranger@example.net")
+    with pytest.raises(ClientError, match="MessageRejected"):
+        task.handler(failure, None)
+    assert ses.sent_messages == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("Throttling", 400), ("ServiceUnavailable", 503), ("InternalFailure", 500)]
+)
+def test_an_error_of_ses_that_passes_is_service_unavailable_and_left_to_the_state_to_retry(
+    load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], code: str, status: int
+) -> None:
+    task = load("send_error_email", AWS_ENDPOINT_URL=service.url)
+    service.answers(status, refusal(code))
+    with pytest.raises(ServiceUnavailable):
+        task.handler(failure, None)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "MessageRejected", "MailFromDomainNotVerifiedException"])
+def test_an_error_of_ses_that_stays_keeps_its_own_name(
+    load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], code: str
+) -> None:
+    task = load("send_error_email", AWS_ENDPOINT_URL=service.url)
+    service.answers(400, refusal(code))
+    with pytest.raises(ClientError, match=code):
+        task.handler(failure, None)
+    assert len(service.requests) == 1
+
+
+def test_an_ses_that_does_not_answer_is_asked_once_and_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], within: Any
+) -> None:
+    task = load("send_error_email", AWS_ENDPOINT_URL=service.url)
+    service.hangs()
+    with within(1.8), pytest.raises(ServiceUnavailable):
+        task.handler(failure, None)
+    assert len(service.requests) == 1
+
+
+def test_an_ses_that_cannot_be_reached_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], deaf: str, failure: dict[str, Any], within: Any
+) -> None:
+    task = load("send_error_email", AWS_ENDPOINT_URL=deaf)
+    with within(1.8), pytest.raises(ServiceUnavailable):
+        task.handler(failure, None)
+
+
+@pytest.mark.parametrize("missing", ["EMAIL_FROM", "EMAIL_TO", "ENVIRONMENT"])
+def test_a_function_deployed_without_a_setting_fails_at_its_start(
+    load: Callable[..., ModuleType], missing: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=missing):
+        load("send_error_email", **{missing: ""})

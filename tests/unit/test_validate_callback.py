@@ -1,0 +1,115 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from callbacks.errors import InvalidCallback
+
+EVENTS = Path(__file__).parents[2] / "events"
+
+
+def event(name: str, **delivery: Any) -> dict[str, Any]:
+    """What the state passes on for a file of events/."""
+    body = json.loads((EVENTS / f"{name}.json").read_text())["body"]
+    return {
+        "delivery": {
+            "body": body,
+            "requestId": "8f7e6d5c",
+            "receivedAt": 1795341600123,
+            "sourceIp": "203.0.113.7",
+            "headers": {},
+            **delivery,
+        },
+        "executionName": "execution-name",
+        "startedAt": "2026-11-22T11:00:00.456Z",
+    }
+
+
+@pytest.fixture
+def task(load: Callable[..., ModuleType]) -> ModuleType:
+    return load("validate_callback")
+
+
+def test_a_callback_is_returned_with_all_that_the_workflow_needs(task: ModuleType, callback: dict[str, Any]) -> None:
+    assert task.handler(event("paid"), None) == {
+        **callback,
+        "receivedAt": "2026-11-22T10:00:00.123Z",
+        "deliveryId": "2026-11-22T10:00:00.123Z#8f7e6d5c",
+    }
+
+
+def test_a_declined_payment_is_a_valid_callback(task: ModuleType) -> None:
+    result = task.handler(event("declined"), None)
+    assert (result["success"], result["message"]) == (False, "Insufficient funds")
+
+
+def test_what_is_missing_is_there_as_null(task: ModuleType) -> None:
+    result = task.handler(event("only-required-fields"), None)
+    assert (result["amount"], result["message"], result["extra"]) == (None, None, "{}")
+
+
+@pytest.mark.parametrize(
+    ("name", "amount"), [("exact-amount", "90071992547409.93"), ("unknown-fields", "1.50"), ("paid", "2339.0")]
+)
+def test_an_amount_is_text_so_that_it_stays_exact(task: ModuleType, name: str, amount: str) -> None:
+    assert task.handler(event(name), None)["amount"] == amount
+
+
+def test_unknown_fields_travel_as_text(task: ModuleType) -> None:
+    extra = task.handler(event("unknown-fields"), None)["extra"]
+    assert json.loads(extra) == {"currency": "THB", "fee": "0.10", "bank": {"code": "004", "branches": [1, 2]}}
+
+
+def test_the_body_is_returned_as_it_was_received(task: ModuleType) -> None:
+    received = event("text-of-all-kinds")
+    result = task.handler(received, None)
+    assert result["body"] == received["delivery"]["body"]
+    assert result["message"] == 'O\'Brien said "ชำระเงินสำเร็จ" 🎉 a\\b a/b a/b ก $input.body ${x} #set'
+
+
+@pytest.mark.parametrize(
+    "name", ["paid", "declined", "exact-amount", "only-required-fields", "text-of-all-kinds", "unknown-fields"]
+)
+def test_what_is_returned_is_json_that_step_functions_can_pass_on(task: ModuleType, name: str) -> None:
+    result = task.handler(event(name), None)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty", "body: is empty"),
+        ("malformed", "body: is not JSON (Expecting value, line 1 column 72)"),
+        ("missing-fields", "orderId: is missing; userId: is missing; success: is missing"),
+        ("duplicate-keys", "success: is there twice"),
+    ],
+)
+def test_an_invalid_callback_is_refused_under_the_name_that_the_workflow_knows(
+    task: ModuleType, name: str, message: str
+) -> None:
+    with pytest.raises(InvalidCallback) as error:
+        task.handler(event(name), None)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("absent", [None, ""])
+def test_a_delivery_without_an_identity_takes_the_executions(task: ModuleType, absent: str | None) -> None:
+    result = task.handler(event("paid", requestId=absent, receivedAt=absent, sourceIp=None), None)
+    assert result["requestId"] == "execution-name"
+    assert result["receivedAt"] == "2026-11-22T11:00:00.456Z"
+    assert result["deliveryId"] == "2026-11-22T11:00:00.456Z#execution-name"
+    assert result["sourceIp"] is None
+
+
+def test_a_body_alone_is_a_delivery(task: ModuleType) -> None:
+    received = event("paid")
+    received["delivery"] = {"body": received["delivery"]["body"]}
+    assert task.handler(received, None)["deliveryId"] == "2026-11-22T11:00:00.456Z#execution-name"
+
+
+def test_an_input_without_a_body_is_refused(task: ModuleType) -> None:
+    with pytest.raises(InvalidCallback, match=r"^body: must be the request's body as a string, not null$"):
+        task.handler({**event("paid"), "delivery": {}}, None)

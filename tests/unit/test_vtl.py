@@ -1,0 +1,155 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from local import vtl
+
+CONTEXT = {"requestId": "8f7e6d5c", "requestTimeEpoch": 1795341600123, "identity": {"sourceIp": "203.0.113.7"}}
+
+Render = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def integration(api: dict[str, Any]) -> dict[str, Any]:
+    return api["paths"]["/bankapp/callback"]["post"]["x-amazon-apigateway-integration"]
+
+
+@pytest.fixture(scope="session")
+def render(integration: dict[str, Any]) -> Render:
+    """Render the project's own request template and return what it asks Step Functions to do."""
+    template = integration["requestTemplates"]["application/json"]
+    return lambda body, headers=None: json.loads(vtl.render(template, CONTEXT, body, headers))
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("", ""),
+        ("abc 123 ~", "abc 123 ~"),
+        ("O'Brien", "O\\'Brien"),
+        ('"', '\\"'),
+        ("\\", "\\\\"),
+        ("a/b", "a\\/b"),
+        ("\b\f\n\r\t", "\\b\\f\\n\\r\\t"),
+        ("\x00\x01\x0b\x1f", "\\u0000\\u0001\\u000B\\u001F"),
+        ("\x7f", "\\u007F"),
+        ("\x80é", "\\u0080\\u00E9"),
+        ("ชำ", "\\u0E0A\\u0E33"),
+        ("\u2028", "\\u2028"),
+        ("🎉", "\\uD83C\\uDF89"),
+        ("\ud83c", "\\uD83C"),
+        ("$#{}", "$#{}"),
+    ],
+)
+def test_javascript_is_escaped_as_apaches_string_escape_utils_do(text: str, escaped: str) -> None:
+    assert vtl.Util.escapeJavaScript(text) == escaped
+
+
+@given(st.text())
+def test_escaped_text_is_ascii_and_but_for_the_apostrophe_json(text: str) -> None:
+    escaped = vtl.Util.escapeJavaScript(text)
+    assert escaped.isascii()
+    assert escaped.isprintable()
+    # JSON reads both halves of a pair as one character, wherever they came from.
+    joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    assert json.loads('"' + escaped.replace("\\'", "'") + '"') == joined
+
+
+def test_the_request_names_the_machine_the_execution_and_the_delivery(render: Render) -> None:
+    request = render('{"orderId": "1"}')
+    assert request.keys() == {"stateMachineArn", "name", "input"}
+    assert request["stateMachineArn"].endswith(":stateMachine:payment3-bankapp-callback-test")
+    assert request["name"] == "8f7e6d5c"
+    assert json.loads(request["input"]) == {
+        "body": '{"orderId": "1"}',
+        "requestId": "8f7e6d5c",
+        "receivedAt": 1795341600123,
+        "sourceIp": "203.0.113.7",
+        "headers": {},
+    }
+
+
+# Half a pair is refused by the rules, and API Gateway never gets any out of UTF-8.
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("O'Brien")
+@example("\\'")
+@example("\\\\''")
+@example("\\u0027")
+@example('"}],"stateMachineArn":"other"')
+@example("$input.body ${q} $q #set($q = 1) #end ## #* *# $!{x}")
+@example("\x00\x1f\x7f\x80\u2028\u2029\ufeff")
+@example("ชำระเงินสำเร็จ 🎉")
+@example(' {"amount": 1.50}\r\n')
+def test_a_body_reaches_the_workflow_as_it_was_sent(render: Render, text: str) -> None:
+    delivery = json.loads(render(text)["input"])
+    assert delivery["body"] == text
+    assert delivery.keys() == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
+@example('it\'s \\ "quoted" $input.body')
+def test_a_header_reaches_the_workflow_as_it_was_sent(render: Render, text: str) -> None:
+    headers = json.loads(render("{}", {"User-Agent": text})["input"])["headers"]
+    assert headers == {"user-agent": text}
+
+
+@pytest.mark.parametrize(
+    "names", [("content-type", "user-agent"), ("Content-Type", "User-Agent"), ("CONTENT-TYPE", "uSER-aGENT")]
+)
+def test_headers_are_kept_by_an_allow_list_whatever_the_case(render: Render, names: tuple[str, str]) -> None:
+    content_type, user_agent = names
+    sent = {
+        "Authorization": "Bearer secret",
+        content_type: "application/json",
+        "Cookie": "secret",
+        "X-User-Agent": "secret",
+        user_agent: "BankGateway/2.1",
+        "X-Forwarded-For": "secret",
+    }
+    request = render("{}", sent)
+    assert json.loads(request["input"])["headers"] == {
+        "content-type": "application/json",
+        "user-agent": "BankGateway/2.1",
+    }
+    assert "secret" not in request["input"]
+
+
+@pytest.mark.parametrize(("length", "kept"), [(32_768, 32_768), (32_769, 32_769), (32_770, 32_769), (40_000, 32_769)])
+@pytest.mark.parametrize("character", ["a", "'", "ก"])
+def test_a_body_over_the_limit_is_cut_just_above_it(render: Render, character: str, length: int, kept: int) -> None:
+    assert json.loads(render(character * length)["input"])["body"] == character * kept
+
+
+def test_a_body_is_measured_and_cut_as_java_counts(render: Render) -> None:
+    body = json.loads(render("🎉" * 20_000)["input"])["body"]
+    # 32,769 units of UTF-16: the last emoji is cut in half.
+    assert body == "🎉" * 16_384 + "\ud83c"
+
+
+def test_the_largest_input_stays_below_what_step_functions_takes(render: Render) -> None:
+    # 262,144 bytes between states; the input is one of several values that a state may hold at once.
+    assert len(render("\x01" * 40_000)["input"].encode()) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("body", "expression", "found"),
+    [
+        ('{"status": "FAILED"}', "$.status", "FAILED"),
+        ('{"status": "FAILED"}', "$.output", None),
+        ('{"__type": "ThrottlingException"}', "$.__type", "ThrottlingException"),
+        ("not JSON", "$.status", None),
+        ("", "$.status", None),
+    ],
+)
+def test_a_path_into_the_mapped_body_finds_a_value_or_nothing(body: str, expression: str, found: str | None) -> None:
+    assert vtl.Input(body, {}).path(expression) == found
+
+
+def test_what_a_template_assigns_to_the_context_is_there_afterwards() -> None:
+    context: dict[str, Any] = {"responseOverride": {}}
+    vtl.render("#set($context.responseOverride.status = 504)", context)
+    assert context["responseOverride"] == {"status": 504}
