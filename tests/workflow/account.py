@@ -1,0 +1,220 @@
+"""The AWS account around the state machine: the functions' handlers, the tables, the mails, and what can go wrong."""
+
+import importlib
+import json
+import sys
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
+from moto.core.models import botocore_stubber
+from moto.ses.models import ses_backends
+
+from tests.workflow import engine
+from tests.workflow.engine import ACCOUNT, ERROR_TABLE, FUNCTIONS, RECORD_TABLE, REGION, ROOT, resolved
+
+# Calls to AWS, each by what its request says.
+SAVE_RECORD = ("PutItem", f'"TableName": "{RECORD_TABLE}"')
+SAVE_ERROR = ("PutItem", f'"TableName": "{ERROR_TABLE}"')
+SEND_MAIL = ("Action=SendEmail",)
+INVOKE = ("/invocations",)
+
+Handler = Callable[[Any, object], Any]
+HttpAnswer = tuple[int, dict[str, str], str]
+
+
+# The same for all tests, because making a client takes longer than most of what is done with it.
+client: Callable[[str], Any] = cache(boto3.client)
+
+
+def load_handlers(**parameters: str) -> dict[str, Handler]:
+    """Return each function's handler by function ARN, imported afresh under the environment that the template gives it.
+
+    Afresh, because the functions read their environment when they are imported, and other tests import them too.
+    """
+    own = {path.stem for path in (ROOT / "functions").iterdir()}
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in own}
+    handlers = {}
+    for function, properties in FUNCTIONS.items():
+        variables = resolved(properties.get("Environment", {}).get("Variables", {}), **parameters)
+        module, _, attribute = properties["Handler"].rpartition(".")
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in variables.items():
+                patch.setenv(variable, value)
+            handlers[resolved({"Fn::GetAtt": f"{function}.Arn"})] = getattr(importlib.import_module(module), attribute)
+    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+        del sys.modules[name]
+    sys.modules.update(others)
+    return handlers
+
+
+class Lambda:
+    """Answers lambda:invoke as Lambda does: JSON in, JSON out, an exception as a FunctionError."""
+
+    def __init__(self, handlers: dict[str, Handler]) -> None:
+        self._handlers = handlers
+        self._faults: defaultdict[str, list[Exception | dict[str, str]]] = defaultdict(list)
+        self.attempts: Counter[str] = Counter()
+        self.answers: dict[str, Any] = {}
+
+    def fail(self, state: str, fault: Exception | dict[str, str], times: int = 99) -> None:
+        """Let the state's function fail: Lambda itself with an exception, the function with a FunctionError payload."""
+        self._faults[state] += [fault] * times
+
+    def invoke(self, parameters: dict[str, Any], **_: object) -> dict[str, Any]:
+        state = parameters["FunctionName"].split("-")[-2]
+        self.attempts[state] += 1
+        fault = self._faults[state].pop(0) if self._faults[state] else None
+        if isinstance(fault, Exception):
+            raise fault
+        if fault:
+            return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": fault}
+        context = SimpleNamespace(aws_request_id="8f5e", function_name=parameters["FunctionName"])
+        try:
+            result = self._handlers[parameters["FunctionName"]](json.loads(parameters["Payload"]), context)
+            payload = json.loads(json.dumps(result, allow_nan=False))
+        except Exception as error:  # noqa: BLE001 Lambda answers for whatever a handler raises
+            trace = traceback.format_tb(error.__traceback__)
+            payload = {"errorMessage": str(error), "errorType": type(error).__name__, "requestId": "8f5e"}
+            return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": {**payload, "stackTrace": trace}}
+        self.answers[state] = payload
+        return {"StatusCode": 200, "ExecutedVersion": "$LATEST", "Payload": payload}
+
+
+def lambda_error(code: str, status: int = 500) -> ClientError:
+    """Return what Step Functions gets where Lambda itself does not take an invocation."""
+    answer = {
+        "Error": {"Code": code, "Message": code},
+        "ResponseMetadata": {"HTTPStatusCode": status, "RequestId": "8f5e"},
+    }
+    return ClientError(answer, "Invoke")  # type: ignore[arg-type]
+
+
+class Wire:
+    """All that goes to AWS, met at moto's botocore hook: what a test wants to fail fails, the rest is left to moto."""
+
+    def __init__(self) -> None:
+        self._moto = botocore_stubber.process_request
+        self._faults: list[tuple[tuple[str, ...], Callable[[Any], HttpAnswer]]] = []
+        self.invoked: list[tuple[str, str, bytes]] = []
+
+    def refuse(self, call: tuple[str, ...], code: str, status: int = 400, times: int = 99) -> None:
+        """Let AWS answer the next calls with an error."""
+        xml = f"<ErrorResponse><Error><Code>{code}</Code><Message>{code}</Message></Error></ErrorResponse>"
+        body = xml if call == SEND_MAIL else json.dumps({"__type": code, "message": code})
+        self._faults += [(call, lambda _: (status, {"x-amzn-errortype": code}, body))] * times
+
+    def lose_answer(self, call: tuple[str, ...], times: int = 99) -> None:
+        """Let AWS do what the next calls ask for, and its answers get lost on the way back."""
+
+        def lost(request: Any) -> HttpAnswer:
+            self._do(request)
+            raise ReadTimeoutError(endpoint_url=request.url)
+
+        self._faults += [(call, lost)] * times
+
+    def process_request(self, request: Any) -> Any:
+        body = request.body if isinstance(request.body, bytes) else str(request.body).encode()
+        said = f"{request.url} {request.headers.get('X-Amz-Target')} {body.decode()}"
+        for fault in self._faults:
+            if all(part in said for part in fault[0]):
+                self._faults.remove(fault)
+                return fault[1](request)
+        return self._do(request)
+
+    def _do(self, request: Any) -> Any:
+        if INVOKE[0] not in request.url:
+            return self._moto(request)
+        function = request.url.split("/")[-2]
+        # Headers are bytes once a request is signed.
+        kind = request.headers["X-Amz-Invocation-Type"]
+        self.invoked.append((function, kind.decode() if isinstance(kind, bytes) else kind, request.body))
+        return 202, {}, ""
+
+
+class Sentry:
+    """Takes envelopes as Sentry does and keeps their events."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.status = 200
+        self.events: list[dict[str, Any]] = []
+
+
+@contextmanager
+def serve_sentry() -> Iterator[Sentry]:
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            envelope = self.rfile.read(int(self.headers["Content-Length"]))
+            if sentry.status == 200:
+                sentry.events.append(json.loads(envelope.splitlines()[2]))
+            self.send_response(sentry.status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    sentry = Sentry(f"http://key@127.0.0.1:{server.server_port}/1")
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield sentry
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Workflow:
+    """The state machine, and the account that it works in."""
+
+    def __init__(self, handlers: dict[str, Handler], waits: list[float], sentry: Sentry) -> None:
+        self.functions = Lambda(handlers)
+        self.wire = Wire()
+        self.sentry = sentry
+        self._waits = waits
+        self._machine_arn = engine.create_machine(client("stepfunctions"))
+
+    def run(self, execution_input: Any) -> engine.Execution:
+        self._waits.clear()
+        self.functions.attempts.clear()
+        execution = engine.run(client("stepfunctions"), self._machine_arn, execution_input)
+        return replace(execution, attempts=self.functions.attempts.copy(), waits=self._waits.copy())
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return _items(RECORD_TABLE)
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        return _items(ERROR_TABLE)
+
+    @property
+    def mails(self) -> list[Any]:
+        return list(ses_backends[ACCOUNT][REGION].sent_messages)
+
+    @property
+    def processed(self) -> list[tuple[str, str, bytes]]:
+        """The invocations that a handler made: function, invocation type, payload."""
+        return self.wire.invoked
+
+
+def _items(table_name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = _table(table_name).scan()["Items"]
+    return found
+
+
+@cache
+def _table(name: str) -> Any:
+    return boto3.resource("dynamodb").Table(name)

@@ -1,0 +1,105 @@
+"""Runs the shipped state machine with the real handlers, in this process and without waiting."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sentry_sdk
+from moto import mock_aws
+from moto.core.models import botocore_stubber
+from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
+from moto.stepfunctions.parser.asl.component.state.exec import execute_state
+from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+
+from tests.workflow import engine
+from tests.workflow.account import Handler, Sentry, Workflow, client, load_handlers, serve_sentry
+
+# Parsing the definition takes longer than running it, and moto parses it for each machine and each execution.
+parse_once = staticmethod(cache(AmazonStateLanguageParser.parse))
+
+
+@contextmanager
+def own_sentry_client() -> Iterator[None]:
+    """Put back whichever client was there: the SDK has one per process, and other tests may have theirs."""
+    others = sentry_sdk.get_client()
+    yield
+    sentry_sdk.get_global_scope().set_client(others)
+
+
+@pytest.fixture(scope="session")
+def aws_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", engine.REGION)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def sentry_server() -> Iterator[Sentry]:
+    with serve_sentry() as sentry:
+        yield sentry
+
+
+@pytest.fixture(scope="session")
+def loaded(aws_environment: None, sentry_server: Sentry) -> tuple[dict[str, Handler], Any]:  # noqa: ARG001
+    """The handlers, and the Sentry client that importing them set up."""
+    with own_sentry_client():
+        handlers = load_handlers(SentryDsn=sentry_server.dsn)
+        return handlers, sentry_sdk.get_client()
+
+
+@pytest.fixture
+def sentry(loaded: tuple[dict[str, Handler], Any], sentry_server: Sentry) -> Iterator[Sentry]:
+    sentry_server.status = 200
+    sentry_server.events.clear()
+    with own_sentry_client():
+        sentry_sdk.get_global_scope().set_client(loaded[1])
+        yield sentry_server
+
+
+class PatientEvent(threading.Event):
+    """Waits longer than any TimeoutSeconds, so that a slow machine changes nothing."""
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 the clock here is not real
+        return super().wait(60)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the interpreter would have slept before each retry; jitter always draws the longest."""
+    seconds: list[float] = []
+    monkeypatch.setattr(execute_state, "threading", SimpleNamespace(Event=PatientEvent))
+    monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=seconds.append))
+    monkeypatch.setattr(jitter_strategy_decl, "random", SimpleNamespace(uniform=lambda _, longest: longest))
+    return seconds
+
+
+@pytest.fixture
+def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse_once)
+    with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
+        for name in ("WalletCallbackRecordTable", "CallbackErrorLogTable"):
+            client("dynamodb").create_table(**engine.table(name))
+        client("ses").verify_email_identity(EmailAddress=engine.PARAMETERS["EmailFrom"])
+        yield
+
+
+@pytest.fixture
+def workflow(
+    account: None,  # noqa: ARG001
+    loaded: tuple[dict[str, Handler], Any],
+    sentry: Sentry,
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Workflow:
+    workflow = Workflow(loaded[0], waits, sentry)
+    monkeypatch.setattr(lambda_eval_utils, "_invoke_lambda_function", workflow.functions.invoke)
+    monkeypatch.setattr(botocore_stubber, "process_request", workflow.wire.process_request)
+    return workflow

@@ -1,0 +1,159 @@
+"""The state machine as it is shipped, and how to run it through a Step Functions client, whichever engine answers."""
+
+import json
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+REGION = "ap-southeast-1"
+ACCOUNT = "123456789012"
+PARAMETERS = {
+    "Branch": "test",
+    "EmailFrom": "callbacks@example.com",
+    "EmailTo": "oncall@example.com,payments@example.com",
+}
+
+
+class _TemplateLoader(yaml.SafeLoader):
+    """Reads CloudFormation's short tags as the functions that they stand for."""
+
+
+def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+    match node:
+        case yaml.MappingNode():
+            value: Any = loader.construct_mapping(node, deep=True)
+        case yaml.SequenceNode():
+            value = loader.construct_sequence(node, deep=True)
+        case _:
+            value = node.value
+    return {name if name == "Ref" else f"Fn::{name}": value}
+
+
+_TemplateLoader.add_multi_constructor("!", _function)
+
+TEMPLATE: dict[str, Any] = _TemplateLoader((ROOT / "template.yaml").read_text()).get_single_data()
+RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
+FUNCTIONS = {
+    name: resource["Properties"]
+    for name, resource in RESOURCES.items()
+    if resource["Type"] == "AWS::Serverless::Function"
+}
+
+
+def resolved(node: Any, **parameters: str) -> Any:
+    """Return a part of the template as CloudFormation would, where no parameter names something that exists already."""
+    defaults = {name: parameter.get("Default") for name, parameter in TEMPLATE["Parameters"].items()}
+    values = {**defaults, **PARAMETERS, **parameters}
+
+    def resolve(node: Any) -> Any:  # noqa: PLR0911 one return per function
+        match node:
+            case {"Ref": name} if name in values:
+                return values[name]
+            case {"Ref": name}:
+                return resolve(RESOURCES[name]["Properties"]["TableName"])
+            case {"Fn::Sub": str(text)}:
+                return re.sub(r"\$\{(\w+)}", lambda found: str(values[found[1]]), text)
+            case {"Fn::If": [_, when_created, _]}:
+                return resolve(when_created)
+            case {"Fn::GetAtt": str(attribute)}:
+                function = resolve(FUNCTIONS[attribute.removesuffix(".Arn")]["FunctionName"])
+                return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}"
+            case dict():
+                return {key: resolve(value) for key, value in node.items()}
+            case list():
+                return [resolve(item) for item in node]
+        return node
+
+    return resolve(node)
+
+
+def table(name: str) -> dict[str, Any]:
+    """Return what CreateTable takes of the template's table `name`."""
+    known = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+    properties = resolved(RESOURCES[name]["Properties"])
+    return {key: properties[key] for key in known if key in properties}
+
+
+RECORD_TABLE: str = table("WalletCallbackRecordTable")["TableName"]
+ERROR_TABLE: str = table("CallbackErrorLogTable")["TableName"]
+MACHINE = resolved(
+    {key: RESOURCES["BankAppCallback"]["Properties"][key] for key in ("Name", "DefinitionSubstitutions")}
+)
+SHIPPED = (ROOT / "statemachine" / "callback.asl.json").read_text()
+DEFINITION: dict[str, Any] = json.loads(
+    re.sub(r"\$\{(\w+)}", lambda found: MACHINE["DefinitionSubstitutions"][found[1]], SHIPPED)
+)
+REPORT_STATES = [state for branch in DEFINITION["States"]["ReportFailure"]["Branches"] for state in branch["States"]]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution that has ended.
+
+    `states` are in the order in which they were entered; the three reports run at once, so theirs is the definition's
+    order. `reports` is what they returned. `attempts` and `waits` (seconds before each retry) are known where the tasks
+    are our own handlers.
+    """
+
+    name: str
+    arn: str
+    status: str
+    output: dict[str, Any] | None
+    states: list[str]
+    reports: list[dict[str, Any]]
+    attempts: Counter[str] = field(default_factory=Counter)
+    waits: list[float] = field(default_factory=list)
+
+    @property
+    def answer(self) -> tuple[int, dict[str, Any]]:
+        """The HTTP status and the JSON body that the API would answer with."""
+        assert self.status == "SUCCEEDED", self
+        assert self.output is not None
+        assert set(self.output) == {"statusCode", "body"}
+        return self.output["statusCode"], json.loads(self.output["body"])
+
+
+def create_machine(client: Any, definition: dict[str, Any] = DEFINITION) -> str:
+    """Create the state machine and return its ARN; as STANDARD, because only that type's history can be read."""
+    created = client.create_state_machine(
+        name=MACHINE["Name"],
+        definition=json.dumps(definition),
+        roleArn=f"arn:aws:iam::{ACCOUNT}:role/callback-workflow",
+        type="STANDARD",
+    )
+    arn: str = created["stateMachineArn"]
+    return arn
+
+
+def run(client: Any, machine_arn: str, execution_input: Any, timeout_seconds: float = 20) -> Execution:
+    """Run the state machine to its end."""
+    name = str(uuid4())
+    started = client.start_execution(stateMachineArn=machine_arn, name=name, input=json.dumps(execution_input))
+    arn = started["executionArn"]
+    deadline = time.monotonic() + timeout_seconds
+    while (described := client.describe_execution(executionArn=arn))["status"] == "RUNNING":
+        assert time.monotonic() < deadline, f"The execution still runs after {timeout_seconds} s"
+        time.sleep(0.01)
+    pages = client.get_paginator("get_execution_history").paginate(executionArn=arn)
+    events = [event for page in pages for event in page["events"]]
+    entered = [event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event]
+    output = json.loads(described["output"]) if "output" in described else None
+    return Execution(name, arn, described["status"], output, _reports_in_order(entered), _reports(events))
+
+
+def _reports_in_order(entered: list[str]) -> list[str]:
+    reports = iter(sorted(set(entered).intersection(REPORT_STATES), key=REPORT_STATES.index))
+    return [next(reports) if state in REPORT_STATES else state for state in entered]
+
+
+def _reports(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    exits = [event["stateExitedEventDetails"] for event in events if "stateExitedEventDetails" in event]
+    outputs = [json.loads(exited["output"]) for exited in exits if exited["name"] == "ReportFailure"]
+    return outputs[0]["reports"] if outputs else []

@@ -1,0 +1,197 @@
+"""The longest that an execution can take, retries included, has to fit into the time that API Gateway waits."""
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import count, islice
+from typing import Any
+
+import pytest
+
+from tests.workflow.engine import DEFINITION, FUNCTIONS, TEMPLATE
+
+API_GATEWAY_SECONDS = 29
+TRANSITIONS_SECONDS = 1
+
+# A comment on ErrorLogFailed speaks for its two likes.
+COMMENTED_ELSEWHERE = {"SentryFailed", "EmailFailed"}
+
+Machine = dict[str, Any]
+State = dict[str, Any]
+
+
+def longest_seconds(machine: Machine) -> float:
+    """Return the seconds of the slowest path through a state machine or a branch: every attempt runs into its timeout.
+
+    Raises ValueError for what has no upper bound: a task without TimeoutSeconds, a loop, a state of another type.
+    """
+    states: dict[str, State] = machine["States"]
+    path: list[str] = []
+
+    @cache
+    def from_state(name: str) -> float:
+        if name in path:
+            raise ValueError(f"{name} is in a loop")
+        path.append(name)
+        longest = _state_seconds(name, states[name]) + max(map(from_state, _following(states[name])), default=0)
+        path.pop()
+        return longest
+
+    return from_state(machine["StartAt"])
+
+
+def _state_seconds(name: str, state: State) -> float:
+    match state:
+        case {"Type": "Task", "TimeoutSeconds": timeout}:
+            return _with_retries(state, timeout)
+        case {"Type": "Parallel", "Branches": branches}:
+            return _with_retries(state, max(map(longest_seconds, branches)))
+        case {"Type": "Wait", "Seconds": seconds}:
+            return float(seconds)
+        case {"Type": "Pass" | "Choice" | "Succeed" | "Fail"}:
+            return 0
+    raise ValueError(f"{name} has no upper bound")
+
+
+def _with_retries(state: State, attempt_seconds: float) -> float:
+    waits = [wait for retrier in state.get("Retry", []) for wait in _waits(retrier)]
+    return attempt_seconds * (1 + len(waits)) + sum(waits)
+
+
+def _waits(retrier: State) -> list[float]:
+    """Return the seconds before each retry; jitter only shortens them. The defaults are the language's."""
+    first, rate = retrier.get("IntervalSeconds", 1), retrier.get("BackoffRate", 2)
+    delays = (min(first * rate**attempt, retrier.get("MaxDelaySeconds", float("inf"))) for attempt in count())
+    return list(islice(delays, retrier.get("MaxAttempts", 3)))
+
+
+def _following(state: State) -> set[str]:
+    ways = [state, *state.get("Choices", []), *state.get("Catch", [])]
+    return {way[key] for way in ways for key in ("Next", "Default") if key in way}
+
+
+def all_states(machine: Machine) -> Iterator[tuple[str, State]]:
+    """Yield every state with its name, those of branches too."""
+    for name, state in machine["States"].items():
+        yield name, state
+        for branch in state.get("Branches", []):
+            yield from all_states(branch)
+
+
+STATES = dict(all_states(DEFINITION))
+TASKS = {name: state for name, state in STATES.items() if state["Type"] == "Task"}
+
+
+def task(timeout: int = 2, **fields: Any) -> State:
+    return {"Type": "Task", "TimeoutSeconds": timeout, **fields}
+
+
+def machine(**states: State) -> Machine:
+    return {"StartAt": next(iter(states)), "States": states}
+
+
+END = {"Type": "Succeed"}
+RETRY = {"ErrorEquals": ["Busy"], "IntervalSeconds": 1, "MaxAttempts": 2, "BackoffRate": 1}
+
+
+@pytest.mark.parametrize(
+    ("example", "seconds"),
+    [
+        (machine(A={"Type": "Pass", "End": True}), 0),
+        (machine(A=task(2, Next="B"), B=task(3, End=True)), 5),
+        (machine(A={"Type": "Wait", "Seconds": 7, "End": True}), 7),
+        # Each attempt runs into its timeout: 3 attempts of 2 s, 2 waits of 1 s.
+        (machine(A=task(2, Retry=[RETRY], End=True)), 8),
+        # Waits of 1, 2, 4 and 8 s.
+        (machine(A=task(1, Retry=[{"MaxAttempts": 4, "IntervalSeconds": 1, "BackoffRate": 2}], End=True)), 20),
+        # Waits of 1, 2, 3 and 3 s.
+        (machine(A=task(1, Retry=[{"MaxAttempts": 4, "BackoffRate": 2, "MaxDelaySeconds": 3}], End=True)), 14),
+        # The language's defaults: three retries after 1, 2 and 4 s.
+        (machine(A=task(1, Retry=[{"ErrorEquals": ["Busy"]}], End=True)), 11),
+        # Full jitter may draw the whole delay.
+        (machine(A=task(2, Retry=[{**RETRY, "JitterStrategy": "FULL"}], End=True)), 8),
+        # Every retrier counts for itself: 4 retries.
+        (machine(A=task(2, Retry=[RETRY, RETRY], End=True)), 14),
+        (machine(A=task(2, Retry=[{**RETRY, "MaxAttempts": 0}], End=True)), 2),
+        # A failure ends as late as a success does, and then goes the longer way.
+        (machine(A=task(2, Next="B", Catch=[{"Next": "C"}]), B=END, C=task(5, End=True)), 7),
+        (
+            machine(A={"Type": "Choice", "Choices": [{"Next": "B"}], "Default": "C"}, B=task(9, End=True), C=END),
+            9,
+        ),
+        (
+            machine(A={"Type": "Choice", "Choices": [{"Next": "B"}], "Default": "C"}, B=END, C=task(9, End=True)),
+            9,
+        ),
+        # Branches run at once, and the slowest is waited for.
+        (
+            machine(
+                A={
+                    "Type": "Parallel",
+                    "Branches": [machine(B=task(2, Next="C"), C=task(2, End=True)), machine(D=task(3, End=True))],
+                    "Next": "E",
+                },
+                E=task(1, End=True),
+            ),
+            5,
+        ),
+        (
+            machine(A={"Type": "Parallel", "Branches": [machine(B=task(2, End=True))], "Retry": [RETRY], "End": True}),
+            8,
+        ),
+    ],
+)
+def test_the_longest_path_of_a_known_machine_is_known(example: Machine, seconds: float) -> None:
+    assert longest_seconds(example) == seconds
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        machine(A={"Type": "Task", "End": True}),
+        machine(A={"Type": "Wait", "SecondsPath": "$.seconds", "End": True}),
+        machine(A=task(1, Next="B"), B=task(1, Next="A")),
+        machine(A={"Type": "Map", "End": True}),
+    ],
+    ids=["task-without-timeout", "wait-for-an-unknown-time", "loop", "map"],
+)
+def test_a_machine_without_an_upper_bound_is_refused(example: Machine) -> None:
+    with pytest.raises(ValueError, match=r"is in a loop|has no upper bound"):
+        longest_seconds(example)
+
+
+def test_the_slowest_execution_ends_before_api_gateway_gives_up() -> None:
+    assert longest_seconds(DEFINITION) + TRANSITIONS_SECONDS < API_GATEWAY_SECONDS
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_a_timeout(name: str) -> None:
+    assert TASKS[name]["TimeoutSeconds"] > 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_catches_everything(name: str) -> None:
+    assert TASKS[name]["Catch"][-1]["ErrorEquals"] == ["States.ALL"]
+
+
+@pytest.mark.parametrize("name", [name for name, state in STATES.items() if "Retry" in state])
+def test_every_retry_names_its_errors_its_number_and_its_reason(name: str) -> None:
+    for retrier in STATES[name]["Retry"]:
+        assert retrier["ErrorEquals"]
+        assert not {"States.ALL", "States.TaskFailed"}.intersection(retrier["ErrorEquals"])
+        assert "MaxAttempts" in retrier
+        assert retrier["Comment"]
+
+
+@pytest.mark.parametrize("name", [name for name in STATES if name not in COMMENTED_ELSEWHERE])
+def test_every_state_says_why_it_is_there(name: str) -> None:
+    assert STATES[name]["Comment"]
+
+
+def test_every_task_is_a_function_and_every_function_a_task() -> None:
+    assert set(FUNCTIONS) == set(TASKS)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_function_works_on_after_its_state_gave_up(name: str) -> None:
+    timeout = FUNCTIONS[name].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"])
+    assert timeout <= TASKS[name]["TimeoutSeconds"]

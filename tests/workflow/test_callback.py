@@ -1,0 +1,475 @@
+"""The shipped state machine with the real handlers: what is answered, kept, handed on and reported."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.outcomes import FAILURE_MESSAGE, OUTCOMES, Outcome, body_of
+from tests.workflow.account import INVOKE, SAVE_ERROR, SAVE_RECORD, SEND_MAIL, Wire, Workflow, lambda_error
+from tests.workflow.engine import FUNCTIONS, ROOT, Execution
+from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID
+
+PROCESS_PAID = "payment3-process-paid-wallet-order-internal-test"
+
+
+def path_of(outcome: Outcome) -> list[str]:
+    if outcome.refusal:
+        return INVALID
+    return PAID if outcome.processing else DECLINED
+
+
+def from_api(name: str) -> dict[str, Any]:
+    """The input that the API's request template builds."""
+    return {
+        "body": body_of(name),
+        "requestId": "5f0c6e1d",
+        "receivedAt": 1732320000123,
+        "sourceIp": "203.0.113.7",
+        "headers": {"content-type": "application/json"},
+    }
+
+
+def assert_internal_error(execution: Execution) -> None:
+    """The caller learns the request id, and nothing of what is inside."""
+    assert execution.answer == (
+        500,
+        {"success": False, "error": f"Internal error, request id {execution.name}", "message": FAILURE_MESSAGE},
+    )
+
+
+def refuse(wire: Wire, call: tuple[str, ...]) -> None:
+    wire.refuse(call, "ThrottlingException")
+
+
+def test_a_paid_callback_is_recorded_handed_on_and_answered(workflow: Workflow) -> None:
+    execution = workflow.run(from_api("paid"))
+
+    assert execution.states == PAID
+    assert execution.answer == (
+        200,
+        {
+            "success": True,
+            "message": "BankApp callback recorded",
+            "orderId": "482500007436",
+            "paymentId": "pay_bankapp_123",
+            "processing": True,
+        },
+    )
+    assert workflow.records == [
+        {
+            "orderId": "482500007436",
+            "deliveryId": "2024-11-23T00:00:00.123Z#5f0c6e1d",
+            "paymentId": "pay_bankapp_123",
+            "userId": "b5f392f7-6d89-433c-b24f-bf6a772cab1a",
+            "success": True,
+            "amount": Decimal("2339.0"),
+            "message": "Payment successful",
+            "extra": "{}",
+            "body": body_of("paid"),
+            "channel": "BankApp",
+            "requestId": "5f0c6e1d",
+            "receivedAt": "2024-11-23T00:00:00.123Z",
+            "sourceIp": "203.0.113.7",
+            "executionArn": execution.arn,
+        }
+    ]
+    assert workflow.processed == [(PROCESS_PAID, "Event", body_of("paid").encode())]
+    assert set(execution.attempts.values()) == {1}
+    assert (workflow.errors, workflow.mails, workflow.sentry.events) == ([], [], [])
+
+
+def test_a_declined_callback_is_recorded_but_not_processed(workflow: Workflow) -> None:
+    execution = workflow.run(from_api("declined"))
+
+    assert execution.states == DECLINED
+    assert execution.answer == (
+        200,
+        {
+            "success": True,
+            "message": "BankApp callback recorded",
+            "orderId": "482500007437",
+            "paymentId": "pay_bankapp_124",
+            "processing": False,
+        },
+    )
+    assert [record["success"] for record in workflow.records] == [False]
+    assert workflow.processed == []
+    assert (workflow.errors, workflow.mails, workflow.sentry.events) == ([], [], [])
+
+
+def test_every_event_file_has_a_stated_outcome() -> None:
+    assert {file.stem for file in (ROOT / "events").iterdir()} == set(OUTCOMES)
+
+
+# A body is all that the seed's test events hold; API Gateway's facts about the request are missing.
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_a_body_alone_is_input_enough(workflow: Workflow, name: str) -> None:
+    outcome, body = OUTCOMES[name], body_of(name)
+
+    execution = workflow.run({"body": body})
+
+    assert execution.states == path_of(outcome)
+    status, answer = execution.answer
+    assert status == outcome.status
+    assert outcome.is_met_by(answer)
+    if outcome.refusal:
+        assert workflow.records == []
+    else:
+        (record,) = workflow.records
+        assert record["body"] == body
+        assert (answer["orderId"], answer["paymentId"]) == (record["orderId"], record["paymentId"])
+        assert record["requestId"] == execution.name
+        assert record["deliveryId"] == f"{record['receivedAt']}#{execution.name}"
+    assert workflow.processed == ([(PROCESS_PAID, "Event", body.encode())] if outcome.processing else [])
+    assert len(workflow.errors) == len(workflow.mails) == len(workflow.sentry.events) == bool(outcome.refusal)
+
+
+@pytest.mark.parametrize(("delivery", "kind"), [({}, "null"), ({"body": {"orderId": "482500007436"}}, "an object")])
+def test_an_input_without_a_body_as_text_is_refused_clearly(
+    workflow: Workflow, delivery: dict[str, Any], kind: str
+) -> None:
+    execution = workflow.run(delivery)
+
+    assert execution.states == INVALID
+    assert execution.answer == (
+        500,
+        {
+            "success": False,
+            "error": f"body: must be the request's body as a string, not {kind}",
+            "message": FAILURE_MESSAGE,
+        },
+    )
+    assert len(workflow.errors) == len(workflow.mails) == len(workflow.sentry.events) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "charge"),
+    [
+        ("duplicate-keys", "482500007445", "pay_bankapp_132"),
+        ("malformed", "482500007442", "pay_bankapp_129"),
+        ("missing-fields", None, "pay_bankapp_131"),
+        ("wrong-types", "482500007444", None),
+        ("empty", None, None),
+    ],
+)
+def test_an_invalid_callback_is_reported_with_the_ids_that_can_be_read(
+    workflow: Workflow, name: str, order: str | None, charge: str | None
+) -> None:
+    execution = workflow.run(from_api(name))
+
+    (error,) = workflow.errors
+    assert error["executionArn"] == execution.arn
+    assert error["functionName"] == "bankappcallback"
+    assert error["channel"] == "BankApp"
+    assert (error["step"], error["error"]) == ("ValidateCallback", "InvalidCallback")
+    assert (error.get("orderId"), error.get("chargeId")) == (order, charge)
+    assert error["requestId"] == "5f0c6e1d"
+    assert json.loads(error["event"]) == from_api(name)
+    assert json.loads(error["cause"])["errorMessage"] == OUTCOMES[name].refusal
+    (mail,) = workflow.mails
+    assert mail.subject == "[test] BankApp callback failed: InvalidCallback"
+    assert mail.source == "callbacks@example.com"
+    assert mail.destinations == {"ToAddresses": ["oncall@example.com", "payments@example.com"]}
+    for cell in (order or "unknown", charge or "unknown", "ValidateCallback", execution.arn):
+        assert f"<td>{cell}</td>" in mail.body
+    (reported,) = workflow.sentry.events
+    assert reported["fingerprint"] == ["bankappcallback", "ValidateCallback", "InvalidCallback"]
+    assert reported["tags"]["orderId"] == (order or "unknown")
+    assert reported["tags"]["chargeId"] == (charge or "unknown")
+    assert reported["exception"]["values"] == [{"type": "InvalidCallback", "value": OUTCOMES[name].refusal}]
+
+
+def test_an_invalid_callback_is_not_tried_again(workflow: Workflow) -> None:
+    execution = workflow.run({"body": body_of("missing-fields")})
+
+    assert execution.attempts["ValidateCallback"] == 1
+    assert execution.waits == []
+
+
+def test_a_record_table_that_stays_down_is_answered_without_a_detail(workflow: Workflow) -> None:
+    refuse(workflow.wire, SAVE_RECORD)
+
+    execution = workflow.run(from_api("paid"))
+
+    assert execution.states == ["ValidateCallback", "SaveCallbackRecord", *FAILED]
+    assert_internal_error(execution)
+    assert workflow.records == []
+    assert workflow.processed == []
+    (error,) = workflow.errors
+    assert (error["step"], error["error"]) == ("SaveCallbackRecord", "ServiceUnavailable")
+    assert (error["orderId"], error["chargeId"]) == ("482500007436", "pay_bankapp_123")
+    assert json.loads(error["event"]) == from_api("paid")
+    assert len(workflow.mails) == len(workflow.sentry.events) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("ProvisionedThroughputExceededException", 400), ("ThrottlingException", 400), ("InternalServerError", 500)],
+)
+def test_a_save_that_fails_in_passing_is_made_again(workflow: Workflow, code: str, status: int) -> None:
+    workflow.wire.refuse(SAVE_RECORD, code, status, times=1)
+
+    execution = workflow.run(from_api("paid"))
+
+    assert execution.states == PAID
+    assert execution.answer[0] == 200
+    assert execution.attempts["SaveCallbackRecord"] == 2
+    assert len(workflow.records) == len(workflow.processed) == 1
+
+
+def test_a_save_whose_answer_was_lost_leaves_one_record(workflow: Workflow) -> None:
+    workflow.wire.lose_answer(SAVE_RECORD, times=1)
+
+    execution = workflow.run(from_api("paid"))
+
+    assert execution.answer[0] == 200
+    assert execution.attempts["SaveCallbackRecord"] == 2
+    assert len(workflow.records) == len(workflow.processed) == 1
+
+
+def test_a_save_that_a_retry_cannot_cure_is_made_once(workflow: Workflow) -> None:
+    workflow.wire.refuse(SAVE_RECORD, "ResourceNotFoundException")
+
+    execution = workflow.run(from_api("paid"))
+
+    assert_internal_error(execution)
+    assert execution.attempts["SaveCallbackRecord"] == 1
+    assert execution.waits == []
+    assert [(error["step"], error["error"]) for error in workflow.errors] == [("SaveCallbackRecord", "PutError")]
+
+
+def test_a_process_paid_that_cannot_be_invoked_is_a_failure_with_a_record(workflow: Workflow) -> None:
+    workflow.wire.refuse(INVOKE, "ServiceException", status=500)
+
+    execution = workflow.run(from_api("paid"))
+
+    assert execution.states == ["ValidateCallback", "SaveCallbackRecord", "IsPaid?", "InvokeProcessPaid", *FAILED]
+    assert_internal_error(execution)
+    assert len(workflow.records) == 1
+    (error,) = workflow.errors
+    assert (error["step"], error["error"]) == ("InvokeProcessPaid", "ServiceUnavailable")
+    assert (error["orderId"], error["chargeId"]) == ("482500007436", "pay_bankapp_123")
+
+
+@pytest.mark.parametrize(
+    ("failure", "step"),
+    [(SAVE_RECORD, "SaveCallbackRecord"), (INVOKE, "InvokeProcessPaid")],
+)
+def test_nothing_of_the_account_is_in_an_answer(workflow: Workflow, failure: tuple[str, ...], step: str) -> None:
+    workflow.wire.refuse(failure, "AccessDeniedException")
+
+    execution = workflow.run(from_api("paid"))
+
+    assert step in execution.states
+    assert execution.output is not None
+    for secret in ("arn:", "123456789012", "Traceback", "stackTrace", ".py", "AccessDenied", "payment3-"):
+        assert secret not in execution.output["body"]
+
+
+def break_sentry(workflow: Workflow) -> None:
+    workflow.sentry.status = 503
+
+
+BREAK_REPORT = {
+    "WriteErrorLog": lambda workflow: refuse(workflow.wire, SAVE_ERROR),
+    "ReportToSentry": break_sentry,
+    "SendErrorEmail": lambda workflow: refuse(workflow.wire, SEND_MAIL),
+}
+REPORT_FAILED = {"WriteErrorLog": "ErrorLogFailed", "ReportToSentry": "SentryFailed", "SendErrorEmail": "EmailFailed"}
+
+
+@pytest.mark.parametrize("broken", BREAK_REPORT)
+@pytest.mark.parametrize("invalid", [True, False])
+def test_a_report_that_fails_takes_nothing_from_the_others(workflow: Workflow, broken: str, invalid: bool) -> None:
+    BREAK_REPORT[broken](workflow)
+    if not invalid:
+        refuse(workflow.wire, SAVE_RECORD)
+
+    execution = workflow.run({"body": body_of("missing-fields" if invalid else "paid")})
+
+    made = {
+        "WriteErrorLog": len(workflow.errors),
+        "ReportToSentry": len(workflow.sentry.events),
+        "SendErrorEmail": len(workflow.mails),
+    }
+    assert made == {report: 0 if report == broken else 1 for report in BREAK_REPORT}
+    assert REPORT_FAILED[broken] in execution.states
+    if invalid:
+        assert execution.answer == (
+            500,
+            {"success": False, "error": OUTCOMES["missing-fields"].refusal, "message": FAILURE_MESSAGE},
+        )
+    else:
+        assert_internal_error(execution)
+
+
+def test_a_failure_that_nothing_can_report_is_still_answered(workflow: Workflow) -> None:
+    for break_report in BREAK_REPORT.values():
+        break_report(workflow)
+    refuse(workflow.wire, SAVE_RECORD)
+
+    execution = workflow.run(from_api("paid"))
+
+    assert (workflow.errors, workflow.mails, workflow.sentry.events) == ([], [], [])
+    assert execution.states[-3:] == ["IsInvalid?", "RespondFailure", "Respond"]
+    assert set(REPORT_FAILED.values()) < set(execution.states)
+    assert_internal_error(execution)
+
+
+LAMBDA_ERRORS = [
+    "ClientExecutionTimeoutException",
+    "ServiceException",
+    "AWSLambdaException",
+    "SdkClientException",
+    "TooManyRequestsException",
+]
+
+
+@pytest.mark.parametrize("code", LAMBDA_ERRORS)
+@pytest.mark.parametrize("state", FUNCTIONS)
+def test_a_lambda_service_that_fails_once_is_asked_again(workflow: Workflow, state: str, code: str) -> None:
+    workflow.functions.fail(state, lambda_error(code), times=1)
+    needs_failure = state in BREAK_REPORT
+
+    execution = workflow.run({"body": body_of("missing-fields" if needs_failure else "paid")})
+
+    assert execution.attempts[state] == 2
+    assert execution.waits == [1]
+    assert execution.states == (INVALID if needs_failure else PAID)
+
+
+# What each state's Retry promises: the waits before its attempts, jitter at its longest.
+WAITS = {
+    "ValidateCallback": [1],
+    "SaveCallbackRecord": [1, 2],
+    "InvokeProcessPaid": [1],
+    "WriteErrorLog": [1, 1],
+    "ReportToSentry": [1],
+    "SendErrorEmail": [1],
+}
+
+
+@pytest.mark.parametrize("state", FUNCTIONS)
+def test_a_function_that_never_answers_is_tried_as_often_as_its_policy_says(workflow: Workflow, state: str) -> None:
+    # The interpreter takes this for the end of the state's TimeoutSeconds, without waiting for it.
+    workflow.functions.fail(state, TimeoutError())
+
+    execution = workflow.run({"body": body_of("missing-fields" if state in BREAK_REPORT else "paid")})
+
+    assert execution.waits == WAITS[state]
+    assert execution.attempts[state] == 1 + len(WAITS[state])
+    assert execution.answer[0] == 500
+    if state in BREAK_REPORT:
+        assert REPORT_FAILED[state] in execution.states
+    else:
+        assert_internal_error(execution)
+        assert [(error["step"], error["error"]) for error in workflow.errors] == [(state, "States.Timeout")]
+
+
+@pytest.mark.parametrize(
+    ("state", "break_service"),
+    [
+        ("SaveCallbackRecord", lambda workflow: refuse(workflow.wire, SAVE_RECORD)),
+        ("InvokeProcessPaid", lambda workflow: refuse(workflow.wire, INVOKE)),
+        *BREAK_REPORT.items(),
+    ],
+)
+def test_an_unavailable_service_is_tried_as_often_as_the_policy_says(
+    workflow: Workflow, state: str, break_service: Any
+) -> None:
+    break_service(workflow)
+
+    execution = workflow.run({"body": body_of("missing-fields" if state in BREAK_REPORT else "paid")})
+
+    assert execution.waits == WAITS[state]
+    assert execution.attempts[state] == 1 + len(WAITS[state])
+
+
+# Neither our own error nor a passing one: a bug, a function out of memory, a missing permission.
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"errorType": "KeyError", "errorMessage": "'orderId'", "stackTrace": ["  File ..."]},
+        {"errorType": "Runtime.ExitError", "errorMessage": "RequestId: 8f5e Error: Runtime exited"},
+        lambda_error("AccessDeniedException", 403),
+    ],
+    ids=["bug", "out-of-memory", "forbidden"],
+)
+@pytest.mark.parametrize("state", FUNCTIONS)
+def test_an_error_that_nobody_foresaw_is_not_retried_and_still_answered(
+    workflow: Workflow, state: str, fault: Exception | dict[str, str]
+) -> None:
+    workflow.functions.fail(state, fault)
+
+    execution = workflow.run({"body": body_of("missing-fields" if state in BREAK_REPORT else "paid")})
+
+    assert execution.attempts[state] == 1
+    assert execution.waits == []
+    assert execution.answer[0] == 500
+    if state not in BREAK_REPORT:
+        assert_internal_error(execution)
+        assert [error["step"] for error in workflow.errors] == [state]
+        assert len(workflow.mails) == len(workflow.sentry.events) == 1
+
+
+@pytest.mark.parametrize("state", BREAK_REPORT)
+def test_the_reason_of_a_failed_report_is_in_the_execution(workflow: Workflow, state: str) -> None:
+    # The reports' outputs are read by people only, in the execution's log.
+    BREAK_REPORT[state](workflow)
+
+    execution = workflow.run({"body": body_of("missing-fields")})
+
+    assert {"reported": False, "error": "ServiceUnavailable"} in execution.reports
+
+
+def test_text_of_every_kind_is_kept_and_handed_on_as_it_came(workflow: Workflow) -> None:
+    body = body_of("text-of-all-kinds")
+    assert "ชำระเงินสำเร็จ" in body
+    assert "🎉" in body
+
+    execution = workflow.run(from_api("text-of-all-kinds"))
+
+    assert execution.answer[0] == 200
+    assert [record["body"] for record in workflow.records] == [body]
+    assert [payload for *_, payload in workflow.processed] == [body.encode()]
+
+
+def test_text_of_every_kind_is_reported_as_it_came(workflow: Workflow) -> None:
+    refuse(workflow.wire, SAVE_RECORD)
+
+    execution = workflow.run(from_api("text-of-all-kinds"))
+
+    assert_internal_error(execution)
+    (error,) = workflow.errors
+    assert json.loads(error["event"]) == from_api("text-of-all-kinds")
+
+
+def test_ids_in_thai_come_back_in_the_answer(workflow: Workflow) -> None:
+    body = '{"orderId": "ใบสั่งซื้อ-๑ 🎉", "paymentId": "O\'Brien \\"1\\"", "success": true, "userId": "u"}'
+
+    execution = workflow.run({"body": body})
+
+    status, answer = execution.answer
+    assert (status, answer["orderId"], answer["paymentId"]) == (200, "ใบสั่งซื้อ-๑ 🎉", 'O\'Brien "1"')
+
+
+def test_a_delivery_that_comes_twice_is_recorded_and_handed_on_twice(workflow: Workflow) -> None:
+    workflow.run({"body": body_of("paid")})
+    workflow.run({"body": body_of("paid-again")})
+
+    assert [record["orderId"] for record in workflow.records] == ["482500007436", "482500007436"]
+    assert len(workflow.processed) == 2
+
+
+def test_the_largest_body_fits_between_the_states(workflow: Workflow) -> None:
+    # Backslashes are what grows most: each is written twice wherever the body, or the text of what it holds, is JSON.
+    body = '{"orderId": "1", "paymentId": "2", "success": true, "userId": "3", "note": "%s"}'
+    body %= "\\\\" * ((32 * 1024 - len(body) + 2) // 2)
+    assert 32 * 1024 - 2 < len(body) <= 32 * 1024
+
+    execution = workflow.run({"body": body})
+
+    assert execution.states == PAID
+    assert [payload for *_, payload in workflow.processed] == [body.encode()]

@@ -1,0 +1,180 @@
+"""The paths through the state machine as named scenarios with mocked tasks, on every engine that is at hand."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import BotoCoreError
+from moto.stepfunctions.parser.backend import execution as moto_execution
+from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
+from moto.stepfunctions.parser.mocking.mock_config import (
+    MockedResponse,
+    MockedResponseReturn,
+    MockedResponseThrow,
+    MockTestCase,
+    StateMockedResponses,
+)
+
+from tests.outcomes import FAILURE_MESSAGE, body_of
+from tests.workflow.account import Workflow, client
+from tests.workflow.engine import DEFINITION, MACHINE, ROOT, Execution, create_machine, run
+from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID
+
+HERE = Path(__file__).parent
+MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
+SCENARIOS: dict[str, dict[str, str]] = MOCKS["StateMachines"][MACHINE["Name"]]["TestCases"]
+
+RECORDED = {
+    "success": True,
+    "message": "BankApp callback recorded",
+    "orderId": "482500007436",
+    "paymentId": "pay_bankapp_123",
+    "processing": True,
+}
+REFUSED = {
+    "success": False,
+    "error": "orderId: is missing; amount: must be a number, not a string",
+    "message": FAILURE_MESSAGE,
+}
+INTERNAL = {"success": False, "error": "Internal error, request id {name}", "message": FAILURE_MESSAGE}
+
+
+def after(states: list[str], **following: str) -> list[str]:
+    """Return the states, each one named followed by the state that its failure leads to."""
+    return [entered for state in states for entered in (state, following.get(state)) if entered]
+
+
+SAVE_DOWN = ["ValidateCallback", "SaveCallbackRecord", *FAILED]
+EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
+    "HappyPath": (PAID, 200, RECORDED),
+    "Declined": (DECLINED, 200, {**RECORDED, "processing": False}),
+    "Invalid": (INVALID, 500, REFUSED),
+    "SaveThrottledThenFine": (PAID, 200, RECORDED),
+    "SaveDown": (SAVE_DOWN, 500, INTERNAL),
+    "InvokeDown": (
+        ["ValidateCallback", "SaveCallbackRecord", "IsPaid?", "InvokeProcessPaid", *FAILED],
+        500,
+        INTERNAL,
+    ),
+    "ErrorLogDown": (after(INVALID, WriteErrorLog="ErrorLogFailed"), 500, REFUSED),
+    "SentryDown": (after(INVALID, ReportToSentry="SentryFailed"), 500, REFUSED),
+    "EmailDown": (after(INVALID, SendErrorEmail="EmailFailed"), 500, REFUSED),
+    "AllReportsDown": (
+        after(SAVE_DOWN, WriteErrorLog="ErrorLogFailed", ReportToSentry="SentryFailed", SendErrorEmail="EmailFailed"),
+        500,
+        INTERNAL,
+    ),
+}
+
+Play = Callable[[str], Execution]
+
+
+@pytest.fixture
+def moto(account: None, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> Play:  # noqa: ARG001
+    """Moto's interpreter has Step Functions Local's mocks, but no way in: its API passes no test case to a worker."""
+    machine_arn = create_machine(client("stepfunctions"))
+
+    def play(scenario: str) -> Execution:
+        worker = partial(ExecutionWorker, mock_test_case=mock_test_case(scenario))
+        monkeypatch.setattr(moto_execution, "ExecutionWorker", worker)
+        return run(client("stepfunctions"), machine_arn, {"body": body_of("paid")})
+
+    return play
+
+
+def mock_test_case(scenario: str) -> MockTestCase:
+    states = [
+        StateMockedResponses(state, mock, [mocked_response(*item) for item in MOCKS["MockedResponses"][mock].items()])
+        for state, mock in SCENARIOS[scenario].items()
+    ]
+    return MockTestCase(MACHINE["Name"], scenario, states)
+
+
+def mocked_response(attempts: str, response: dict[str, Any]) -> MockedResponse:
+    first, _, last = attempts.partition("-")
+    attempt_range = int(first), int(last or first)
+    if "Return" in response:
+        return MockedResponseReturn(*attempt_range, response["Return"])
+    return MockedResponseThrow(*attempt_range, response["Throw"]["Error"], response["Throw"]["Cause"])
+
+
+@pytest.fixture(scope="session")
+def step_functions_local(aws_environment: None) -> Iterator[Play]:  # noqa: ARG001
+    """AWS's own engine. Not run where this was written: no Docker engine."""
+    for command in ("docker info", "docker compose version"):
+        if not shutil.which("docker") or subprocess.run(command.split(), capture_output=True, check=False).returncode:
+            pytest.skip(f"AWS Step Functions Local runs in Docker, and `{command}` fails here")
+    compose = ["docker", "compose", "--file", str(HERE / "compose.yaml")]
+    try:
+        subprocess.run([*compose, "up", "--detach", "--wait"], check=True)
+        local = boto3.client("stepfunctions", endpoint_url="http://127.0.0.1:8083")
+        wait_until_it_answers(local)
+        # It is older than the field, and JSONPath is all that it knows.
+        definition = {key: value for key, value in DEFINITION.items() if key != "QueryLanguage"}
+        machine_arn = create_machine(local, definition)
+        yield lambda scenario: run(local, f"{machine_arn}#{scenario}", {"body": body_of("paid")}, timeout_seconds=60)
+    finally:
+        subprocess.run([*compose, "down"], check=True)
+
+
+def wait_until_it_answers(local: Any, timeout_seconds: float = 60) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            local.list_state_machines()
+        except BotoCoreError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+@pytest.fixture(params=["moto", "step_functions_local"])
+def play(request: pytest.FixtureRequest) -> Play:
+    engine: Play = request.getfixturevalue(request.param)
+    return engine
+
+
+def test_every_scenario_has_an_expectation() -> None:
+    assert set(SCENARIOS) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("scenario", EXPECTED)
+def test_a_scenario_takes_its_path_and_gives_its_answer(play: Play, scenario: str) -> None:
+    states, status, body = EXPECTED[scenario]
+
+    execution = play(scenario)
+
+    assert execution.states == states
+    error = {"error": body["error"].format(name=execution.name)} if "error" in body else {}
+    assert execution.answer == (status, {**body, **error})
+
+
+def test_the_mocked_tasks_return_what_the_real_ones_return(workflow: Workflow) -> None:
+    workflow.run({"body": body_of("paid")})
+    workflow.run({"body": body_of("missing-fields")})
+
+    for states in SCENARIOS.values():
+        for state, mock in states.items():
+            returned = [answer["Return"] for answer in MOCKS["MockedResponses"][mock].values() if "Return" in answer]
+            assert all(set(answer["Payload"]) == set(workflow.functions.answers[state]) for answer in returned), mock
+
+
+def test_the_mocked_tasks_raise_what_the_functions_raise() -> None:
+    errors = (ROOT / "functions" / "callbacks" / "errors.py").read_text()
+    thrown = {
+        answer["Throw"]["Error"]
+        for answers in MOCKS["MockedResponses"].values()
+        for answer in answers.values()
+        if "Throw" in answer
+    }
+    assert thrown == {"InvalidCallback", "ServiceUnavailable", "Lambda.TooManyRequestsException"}
+    assert all(f"class {error}(" in errors for error in thrown if not error.startswith("Lambda."))
