@@ -3,6 +3,7 @@
 from typing import Any
 
 from callbacks import model
+from callbacks.errors import InvalidCallback
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -10,15 +11,17 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     Takes `delivery` (the workflow's input: `body`, and where API Gateway started it `requestId`, `receivedAt` in
     milliseconds since 1970 and `sourceIp`), `executionName` and `startedAt` (ISO 8601), which stand in where the
-    delivery has no request id or time of its own.
+    delivery has no usable request id or time of its own.
     Returns the callback's fields (`amount` as text, so that it stays exact), the body as it was received, and
     `requestId`, `receivedAt` (ISO 8601), `deliveryId` (both joined: the record's range key) and `sourceIp`.
     Raises InvalidCallback.
     """
     delivery = event["delivery"]
+    if not isinstance(delivery, dict):
+        raise InvalidCallback("input: must be an object with the request's body as `body`")
     body = delivery.get("body")
     callback = model.parse(body)
-    request_id = delivery.get("requestId") or event["executionName"]
+    request_id = model.request_id(delivery, event["executionName"])
     received_at = model.timestamp(delivery.get("receivedAt"), event["startedAt"])
     return {
         "orderId": callback.order_id,

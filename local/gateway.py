@@ -147,12 +147,13 @@ def deployed_definition(cloudformation: Any, stack_name: str) -> dict[str, Any]:
         **{parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in stack["Parameters"]},
         **{resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources},
     }
-    definition = _resolved(api["Properties"]["Body"], names)
+    definition = resolved(api["Properties"]["Body"], names)
     assert isinstance(definition, dict)
     return definition
 
 
-def _resolved(node: Any, names: dict[str, str]) -> Any:
+def resolved(node: Any, names: dict[str, str]) -> Any:
+    """Return a part of a template with its references resolved by name, as CloudFormation does."""
     match node:
         case {"Ref": name}:
             return names[name]
@@ -163,7 +164,7 @@ def _resolved(node: Any, names: dict[str, str]) -> Any:
         case {"Fn::GetAtt": _}:
             return None  # only the integration's role, which nothing here assumes
         case dict():
-            return {key: _resolved(value, names) for key, value in node.items()}
+            return {key: resolved(value, names) for key, value in node.items()}
         case list():
-            return [_resolved(item, names) for item in node]
+            return [resolved(item, names) for item in node]
     return node

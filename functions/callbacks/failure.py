@@ -26,7 +26,7 @@ class Failure:
     occurred_at: str
     execution_arn: str
     request_id: str
-    event: dict[str, Any]
+    event: Any
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
@@ -37,7 +37,7 @@ class Failure:
         """
         ((step, details),) = event["failure"].items()
         delivery = event["event"]
-        order_id, charge_id = model.find_ids(delivery.get("body"))
+        order_id, charge_id = model.find_ids(delivery.get("body") if isinstance(delivery, dict) else None)
         cause = details.get("Cause", "")
         return cls(
             channel=event["channel"],
@@ -50,7 +50,7 @@ class Failure:
             charge_id=charge_id,
             occurred_at=event["occurredAt"],
             execution_arn=event["executionArn"],
-            request_id=delivery.get("requestId") or event["executionName"],
+            request_id=model.request_id(delivery, event["executionName"]),
             event=delivery,
         )
 

@@ -81,17 +81,28 @@ def find_ids(body: object) -> tuple[str | None, str | None]:
     return _usable_id(members.get("orderId")), _usable_id(members.get("paymentId"))
 
 
+def request_id(delivery: Any, fallback: str) -> str:
+    """Return the id of the request that brought the delivery; where it has none of its own, `fallback`."""
+    own = delivery.get("requestId") if isinstance(delivery, dict) else None
+    return own if isinstance(own, str) and own else fallback
+
+
 def timestamp(received_at: object, fallback: str) -> str:
     """Return the time in UTC as ISO 8601 text of fixed width, so that text sorts as time does.
 
-    `received_at` is in milliseconds since 1970 (API Gateway's requestTimeEpoch); where it is not a number, `fallback`,
-    ISO 8601 text, is taken.
+    `received_at` is in milliseconds since 1970 (API Gateway's requestTimeEpoch); where it is not a number of this
+    calendar, `fallback`, ISO 8601 text with its offset, is taken.
     """
-    if isinstance(received_at, int | float) and not isinstance(received_at, bool):
-        moment = datetime.fromtimestamp(received_at / 1000, UTC)
-    else:
-        moment = datetime.fromisoformat(fallback).astimezone(UTC)
+    moment = _moment(received_at) or datetime.fromisoformat(fallback).astimezone(UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _moment(milliseconds: object) -> datetime | None:
+    if not isinstance(milliseconds, int | float) or isinstance(milliseconds, bool):
+        return None
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return None
 
 
 def _read_json(body: object) -> dict[str, Any]:

@@ -4,11 +4,11 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from local.stack import ROOT
+from tests.sources import DEFINITION
 
 HERE = Path(__file__).parent
 
@@ -34,10 +34,8 @@ def test_the_machine_is_valid(validator: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_validator_sees_a_transition_to_nowhere(
-    validator: Path, definition: dict[str, Any], tmp_path: Path
-) -> None:
-    broken = definition | {"StartAt": "Nowhere"}
+def test_the_validator_sees_a_transition_to_nowhere(validator: Path, tmp_path: Path) -> None:
+    broken = DEFINITION | {"StartAt": "Nowhere"}
     file = tmp_path / "broken.asl.json"
     file.write_text(json.dumps(broken))
     assert validate(validator, file).returncode == 1

@@ -4,12 +4,12 @@ import inspect
 import re
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from callbacks import errors
 from local.stack import ROOT
+from tests.sources import DEFINITION_TEXT, FUNCTIONS, RESOURCES, STATES
 
 TASKS = {
     "ValidateCallback": "validate_callback",
@@ -31,19 +31,13 @@ NEEDED_MODULES = {
 }
 
 
-def functions_of(resources: dict[str, Any]) -> dict[str, Any]:
-    return {name: r["Properties"] for name, r in resources.items() if r["Type"] == "AWS::Serverless::Function"}
-
-
-def test_each_task_state_has_a_function_and_a_file_of_its_name(
-    resources: dict[str, Any], states: dict[str, dict[str, Any]]
-) -> None:
-    tasks = {name for name, state in states.items() if state["Type"] == "Task"}
-    assert tasks == set(TASKS) == set(functions_of(resources))
-    for name, function in functions_of(resources).items():
+def test_each_task_state_has_a_function_and_a_file_of_its_name() -> None:
+    tasks = {name for name, state in STATES.items() if state["Type"] == "Task"}
+    assert tasks == set(TASKS) == set(FUNCTIONS)
+    for name, function in FUNCTIONS.items():
         assert function["Handler"] == f"{TASKS[name]}.handler"
         assert function["FunctionName"] == {"Fn::Sub": f"payment3-{name}-${{Branch}}"}
-        assert states[name]["Parameters"]["FunctionName"] == f"${{{name}Arn}}"
+        assert STATES[name]["Parameters"]["FunctionName"] == f"${{{name}Arn}}"
     files = {file.stem for file in (ROOT / "functions").glob("*.py")}
     assert files == set(TASKS.values())
 
@@ -52,29 +46,28 @@ def test_each_task_has_a_test_file_of_its_name() -> None:
     assert {f"test_{module}" for module in TASKS.values()} <= {file.stem for file in (ROOT / "tests/unit").glob("*.py")}
 
 
-def test_each_error_that_the_machine_names_is_a_class_of_ours_or_of_aws(states: dict[str, dict[str, Any]]) -> None:
+def test_each_error_that_the_machine_names_is_a_class_of_ours_or_of_aws() -> None:
     ours = {name for name, _ in inspect.getmembers(errors, inspect.isclass)}
     named = {
         error
-        for state in states.values()
+        for state in STATES.values()
         for policy in state.get("Retry", []) + state.get("Catch", [])
         for error in policy["ErrorEquals"]
     }
-    named |= set(re.findall(r"""\.Error', 'StringEquals': '(\w+)'""", str(states)))
+    named |= set(re.findall(r"""\.Error', 'StringEquals': '(\w+)'""", str(STATES)))
     assert {error for error in named if "." not in error} == ours - {"ConfigurationError"}
-    assert all(error.startswith(("States.", "Lambda.")) for error in named if "." in error)
+    assert all(error.startswith(("States.", "Lambda.", "Sandbox.")) for error in named if "." in error)
 
 
-def test_the_machine_and_the_template_agree_on_the_substitutions(resources: dict[str, Any]) -> None:
-    text = (ROOT / "statemachine/callback.asl.json").read_text()
-    given = resources["BankAppCallback"]["Properties"]["DefinitionSubstitutions"]
-    assert set(re.findall(r"\$\{(\w+)}", text)) == set(given)
+def test_the_machine_and_the_template_agree_on_the_substitutions() -> None:
+    given = RESOURCES["BankAppCallback"]["Properties"]["DefinitionSubstitutions"]
+    assert set(re.findall(r"\$\{(\w+)}", DEFINITION_TEXT)) == set(given)
     for name in TASKS:
         assert given[f"{name}Arn"] == {"Fn::GetAtt": [name, "Arn"]}
 
 
-def test_each_function_is_given_the_environment_that_its_file_reads_and_no_more(resources: dict[str, Any]) -> None:
-    for name, function in functions_of(resources).items():
+def test_each_function_is_given_the_environment_that_its_file_reads_and_no_more() -> None:
+    for name, function in FUNCTIONS.items():
         source = (ROOT / "functions" / f"{TASKS[name]}.py").read_text()
         read = set(re.findall(r'config\.(?:required|optional)\("(\w+)"\)', source))
         assert set(function.get("Environment", {}).get("Variables", {})) == read, name
@@ -95,11 +88,11 @@ def test_a_task_imports_no_more_than_it_needs(module: str) -> None:
     assert HEAVY_MODULES & set(run.stdout.split()) == NEEDED_MODULES[module]
 
 
-def test_the_state_table_of_the_readme_is_that_of_the_machine(states: dict[str, dict[str, Any]]) -> None:
+def test_the_state_table_of_the_readme_is_that_of_the_machine() -> None:
     rows = re.findall(r"^\| `(.+?)` \|.*?\| (\S+) \| (\S+) \|.*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert {name: (timeout, retries) for name, timeout, retries in rows} == {
         name: (f"{state['TimeoutSeconds']}s", str(sum(policy["MaxAttempts"] for policy in state["Retry"])))
         if state["Type"] == "Task"
         else ("-", "-")
-        for name, state in states.items()
+        for name, state in STATES.items()
     }

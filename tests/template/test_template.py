@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from callbacks import tables
+from tests.sources import RESOURCES
 
 ALLOWED_ACTIONS = {
     "ValidateCallback": set[str](),
@@ -26,20 +27,18 @@ def statements_of(resource: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("function", "actions"), ALLOWED_ACTIONS.items())
-def test_a_function_may_do_what_its_step_needs_and_nothing_else(
-    resources: dict[str, Any], function: str, actions: set[str]
-) -> None:
-    statements = statements_of(resources[function])
+def test_a_function_may_do_what_its_step_needs_and_nothing_else(function: str, actions: set[str]) -> None:
+    statements = statements_of(RESOURCES[function])
     assert {statement["Action"] for statement in statements} == actions
     assert all(statement["Effect"] == "Allow" and statement["Resource"] != "*" for statement in statements)
 
 
-def test_no_function_shares_a_role(resources: dict[str, Any]) -> None:
-    assert not any("Role" in resources[function]["Properties"] for function in ALLOWED_ACTIONS)
+def test_no_function_shares_a_role() -> None:
+    assert not any("Role" in RESOURCES[function]["Properties"] for function in ALLOWED_ACTIONS)
 
 
-def test_the_machine_may_invoke_its_tasks_and_nothing_else(resources: dict[str, Any]) -> None:
-    invoke, log = statements_of(resources["CallbackWorkflowRole"])
+def test_the_machine_may_invoke_its_tasks_and_nothing_else() -> None:
+    invoke, log = statements_of(RESOURCES["CallbackWorkflowRole"])
     assert invoke["Action"] == "lambda:InvokeFunction"
     assert invoke["Resource"] == [{"Fn::GetAtt": [function, "Arn"]} for function in ALLOWED_ACTIONS]
     # Without each of these the console has no execution to draw: SAM's Logging adds no permissions.
@@ -56,8 +55,8 @@ def test_the_machine_may_invoke_its_tasks_and_nothing_else(resources: dict[str, 
     assert {action.split(":")[0] for action in log["Action"]} == {"logs", "xray"}
 
 
-def test_the_api_may_start_the_machine_and_nothing_else(resources: dict[str, Any]) -> None:
-    (statement,) = statements_of(resources["CallbackApiRole"])
+def test_the_api_may_start_the_machine_and_nothing_else() -> None:
+    (statement,) = statements_of(RESOURCES["CallbackApiRole"])
     assert statement == {
         "Effect": "Allow",
         "Action": "states:StartSyncExecution",
@@ -65,8 +64,8 @@ def test_the_api_may_start_the_machine_and_nothing_else(resources: dict[str, Any
     }
 
 
-def test_the_api_takes_nothing_but_json_and_answers_for_each_status_of_the_backend(resources: dict[str, Any]) -> None:
-    body = resources["CallbackApi"]["Properties"]["DefinitionBody"]
+def test_the_api_takes_nothing_but_json_and_answers_for_each_status_of_the_backend() -> None:
+    body = RESOURCES["CallbackApi"]["Properties"]["DefinitionBody"]
     assert {path: set(operations) for path, operations in body["paths"].items()} == {"/bankapp/callback": {"post"}}
     operation = body["paths"]["/bankapp/callback"]["post"]
     integration = operation["x-amazon-apigateway-integration"]
@@ -75,20 +74,20 @@ def test_the_api_takes_nothing_but_json_and_answers_for_each_status_of_the_backe
     assert set(integration["requestTemplates"]) == {"application/json"}
     assert set(integration["responses"]) == {"default", r"4\d{2}", r"5\d{2}"}
     assert {response["statusCode"] for response in integration["responses"].values()} <= set(operation["responses"])
-    assert resources["CallbackApi"]["Properties"]["MethodSettings"][0]["ThrottlingRateLimit"] == {"Ref": "ThrottleRate"}
+    assert RESOURCES["CallbackApi"]["Properties"]["MethodSettings"][0]["ThrottlingRateLimit"] == {"Ref": "ThrottleRate"}
 
 
-def test_the_machine_is_express_and_its_history_is_logged_for_the_console(resources: dict[str, Any]) -> None:
-    machine = resources["BankAppCallback"]["Properties"]
+def test_the_machine_is_express_and_its_history_is_logged_for_the_console() -> None:
+    machine = RESOURCES["BankAppCallback"]["Properties"]
     assert machine["Type"] == "EXPRESS"
     assert machine["Tracing"] == {"Enabled": True}
     assert (machine["Logging"]["Level"], machine["Logging"]["IncludeExecutionData"]) == ("ALL", True)
-    name = resources["WorkflowLogs"]["Properties"]["LogGroupName"]["Fn::Sub"]
+    name = RESOURCES["WorkflowLogs"]["Properties"]["LogGroupName"]["Fn::Sub"]
     assert name.startswith("/aws/vendedlogs/states/")
 
 
-def test_every_log_ends(resources: dict[str, Any]) -> None:
-    groups = [r["Properties"] for r in resources.values() if r["Type"] == "AWS::Logs::LogGroup"]
+def test_every_log_ends() -> None:
+    groups = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::Logs::LogGroup"]
     assert len(groups) == 2
     assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups)
 
@@ -97,10 +96,8 @@ def test_every_log_ends(resources: dict[str, Any]) -> None:
     ("logical_id", "model"),
     [("WalletCallbackRecordTable", tables.CallbackRecord), ("CallbackErrorLogTable", tables.CallbackError)],
 )
-def test_a_table_keeps_what_it_has_and_has_the_keys_of_its_model(
-    resources: dict[str, Any], logical_id: str, model: Any
-) -> None:
-    table = resources[logical_id]
+def test_a_table_keeps_what_it_has_and_has_the_keys_of_its_model(logical_id: str, model: Any) -> None:
+    table = RESOURCES[logical_id]
     properties = table["Properties"]
     assert table["DeletionPolicy"] == table["UpdateReplacePolicy"] == "Retain"
     assert properties["BillingMode"] == "PAY_PER_REQUEST"

@@ -1,11 +1,9 @@
 """What the unit tests share: the environment, the tables as template.yaml has them, and AWS at the end of a socket."""
 
-import functools
 import importlib
 import io
 import json
 import os
-import re
 import socket
 import sys
 import threading
@@ -14,17 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import boto3
 import pytest
-import yaml
 from hypothesis import settings
 from moto import mock_aws
 
-ROOT = Path(__file__).parents[2]
+from local.gateway import resolved
+from local.stack import ROOT
+from tests.sources import RESOURCES, TEMPLATE, table
+
 USER_ID = "b5f392f7-6d89-433c-b24f-bf6a772cab1a"
 
 # The same examples on every machine: a run that fails in CI fails on a desk, too.
@@ -81,35 +80,10 @@ def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     handler.setStream(before)
 
 
-class TemplateLoader(yaml.SafeLoader):
-    """Reads CloudFormation's tags as the JSON they stand for."""
-
-
-def _tag(loader: TemplateLoader, name: str, node: yaml.Node) -> dict[str, Any]:
-    match node:
-        case yaml.ScalarNode():
-            value: Any = loader.construct_scalar(node)
-        case yaml.SequenceNode():
-            value = loader.construct_sequence(node, deep=True)
-        case _:
-            value = loader.construct_mapping(node, deep=True)
-    if name == "GetAtt":
-        value = value.split(".")
-    return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
-
-
-TemplateLoader.add_multi_constructor("!", _tag)
-
-
-@functools.cache
-def _template() -> dict[str, Any]:
-    return yaml.load((ROOT / "template.yaml").read_text(), TemplateLoader)  # noqa: S506, a SafeLoader with tags
-
-
 @pytest.fixture(scope="session")
 def template() -> dict[str, Any]:
     """template.yaml, its tags as JSON."""
-    return _template()
+    return TEMPLATE
 
 
 NAMES = {
@@ -122,38 +96,21 @@ NAMES = {
 }
 
 
-def _resolved(node: Any) -> Any:
-    match node:
-        case {"Fn::Sub": str(text)}:
-            text = re.sub(r"\$\{([\w:]+)}", lambda found: NAMES[found[1]], text)
-            return text.replace("${!", "${")
-        case {"Fn::GetAtt": [*path]}:
-            return ".".join(path)
-        case dict():
-            return {key: _resolved(value) for key, value in node.items()}
-        case list():
-            return [_resolved(value) for value in node]
-    return node
-
-
 @pytest.fixture(scope="session")
 def api() -> dict[str, Any]:
     """The API's OpenAPI document, as CloudFormation hands it to API Gateway."""
-    return _resolved(_template()["Resources"]["CallbackApi"]["Properties"]["DefinitionBody"])
+    return resolved(RESOURCES["CallbackApi"]["Properties"]["DefinitionBody"], NAMES)
 
 
 @pytest.fixture
 def tables() -> Iterator[dict[str, str]]:
     """The template's tables in an empty account: the name by the logical id."""
     with mock_aws():
-        client = boto3.client("dynamodb")
         names = {}
-        for logical_id, resource in _template()["Resources"].items():
-            if resource["Type"] == "AWS::DynamoDB::Table":
-                properties = _resolved(resource["Properties"])
-                keys = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-                client.create_table(**{key: properties[key] for key in keys if key in properties})
-                names[logical_id] = properties["TableName"]
+        for logical_id in ("WalletCallbackRecordTable", "CallbackErrorLogTable"):
+            properties = table(logical_id)
+            boto3.client("dynamodb").create_table(**properties)
+            names[logical_id] = properties["TableName"]
         yield names
 
 

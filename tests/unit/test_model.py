@@ -5,7 +5,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,7 @@ from hypothesis import strategies as st
 
 from callbacks import model
 from callbacks.errors import InvalidCallback
-
-ROOT = Path(__file__).parents[2]
+from local.stack import ROOT
 
 VALID: dict[str, Any] = {
     "orderId": "482500007436",

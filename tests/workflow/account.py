@@ -20,8 +20,10 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from moto.core.models import botocore_stubber
 from moto.ses.models import ses_backends
 
+from local.stack import ROOT
+from tests.sources import FUNCTIONS
 from tests.workflow import engine
-from tests.workflow.engine import ACCOUNT, ERROR_TABLE, FUNCTIONS, RECORD_TABLE, REGION, ROOT, resolved
+from tests.workflow.engine import ACCOUNT, ERROR_TABLE, RECORD_TABLE, REGION, resolved
 
 # Calls to AWS, each by what its request says.
 SAVE_RECORD = ("PutItem", f'"TableName": "{RECORD_TABLE}"')
@@ -51,7 +53,7 @@ def load_handlers(**parameters: str) -> dict[str, Handler]:
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in variables.items():
                 patch.setenv(variable, value)
-            handlers[resolved({"Fn::GetAtt": f"{function}.Arn"})] = getattr(importlib.import_module(module), attribute)
+            handlers[resolved({"Fn::GetAtt": [function, "Arn"]})] = getattr(importlib.import_module(module), attribute)
     for name in [name for name in sys.modules if name.partition(".")[0] in own]:
         del sys.modules[name]
     sys.modules.update(others)

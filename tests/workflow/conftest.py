@@ -16,6 +16,7 @@ from moto.stepfunctions.parser.asl.component.state.exec import execute_state
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 
+from tests.sources import table
 from tests.workflow import engine
 from tests.workflow.account import Handler, Sentry, Workflow, client, load_handlers, serve_sentry
 
@@ -86,7 +87,7 @@ def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse_once)
     with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
         for name in ("WalletCallbackRecordTable", "CallbackErrorLogTable"):
-            client("dynamodb").create_table(**engine.table(name))
+            client("dynamodb").create_table(**table(name))
         client("ses").verify_email_identity(EmailAddress=engine.PARAMETERS["EmailFrom"])
         yield
 

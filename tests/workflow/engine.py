@@ -5,45 +5,17 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import yaml
+from tests.sources import DEFINITION_TEXT, FUNCTIONS, RESOURCES, TEMPLATE, table
 
-ROOT = Path(__file__).parents[2]
 REGION = "ap-southeast-1"
 ACCOUNT = "123456789012"
 PARAMETERS = {
     "Branch": "test",
     "EmailFrom": "callbacks@example.com",
     "EmailTo": "oncall@example.com,payments@example.com",
-}
-
-
-class _TemplateLoader(yaml.SafeLoader):
-    """Reads CloudFormation's short tags as the functions that they stand for."""
-
-
-def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
-    match node:
-        case yaml.MappingNode():
-            value: Any = loader.construct_mapping(node, deep=True)
-        case yaml.SequenceNode():
-            value = loader.construct_sequence(node, deep=True)
-        case _:
-            value = node.value
-    return {name if name == "Ref" else f"Fn::{name}": value}
-
-
-_TemplateLoader.add_multi_constructor("!", _function)
-
-TEMPLATE: dict[str, Any] = _TemplateLoader((ROOT / "template.yaml").read_text()).get_single_data()
-RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
-FUNCTIONS = {
-    name: resource["Properties"]
-    for name, resource in RESOURCES.items()
-    if resource["Type"] == "AWS::Serverless::Function"
 }
 
 
@@ -62,8 +34,8 @@ def resolved(node: Any, **parameters: str) -> Any:
                 return re.sub(r"\$\{(\w+)}", lambda found: str(values[found[1]]), text)
             case {"Fn::If": [_, when_created, _]}:
                 return resolve(when_created)
-            case {"Fn::GetAtt": str(attribute)}:
-                function = resolve(FUNCTIONS[attribute.removesuffix(".Arn")]["FunctionName"])
+            case {"Fn::GetAtt": [name, "Arn"]}:
+                function = resolve(FUNCTIONS[name]["FunctionName"])
                 return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}"
             case dict():
                 return {key: resolve(value) for key, value in node.items()}
@@ -74,21 +46,13 @@ def resolved(node: Any, **parameters: str) -> Any:
     return resolve(node)
 
 
-def table(name: str) -> dict[str, Any]:
-    """Return what CreateTable takes of the template's table `name`."""
-    known = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-    properties = resolved(RESOURCES[name]["Properties"])
-    return {key: properties[key] for key in known if key in properties}
-
-
 RECORD_TABLE: str = table("WalletCallbackRecordTable")["TableName"]
 ERROR_TABLE: str = table("CallbackErrorLogTable")["TableName"]
 MACHINE = resolved(
     {key: RESOURCES["BankAppCallback"]["Properties"][key] for key in ("Name", "DefinitionSubstitutions")}
 )
-SHIPPED = (ROOT / "statemachine" / "callback.asl.json").read_text()
 DEFINITION: dict[str, Any] = json.loads(
-    re.sub(r"\$\{(\w+)}", lambda found: MACHINE["DefinitionSubstitutions"][found[1]], SHIPPED)
+    re.sub(r"\$\{(\w+)}", lambda found: MACHINE["DefinitionSubstitutions"][found[1]], DEFINITION_TEXT)
 )
 REPORT_STATES = [state for branch in DEFINITION["States"]["ReportFailure"]["Branches"] for state in branch["States"]]
 

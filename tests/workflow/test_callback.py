@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from local.stack import ROOT
 from tests.outcomes import FAILURE_MESSAGE, OUTCOMES, Outcome, body_of
+from tests.sources import FUNCTIONS
 from tests.workflow.account import INVOKE, SAVE_ERROR, SAVE_RECORD, SEND_MAIL, Wire, Workflow, lambda_error
-from tests.workflow.engine import FUNCTIONS, ROOT, Execution
-from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID
+from tests.workflow.engine import Execution
+from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID, SAVED
 
 PROCESS_PAID = "payment3-process-paid-wallet-order-internal-test"
 
@@ -181,6 +183,34 @@ def test_an_invalid_callback_is_reported_with_the_ids_that_can_be_read(
     assert reported["exception"]["values"] == [{"type": "InvalidCallback", "value": OUTCOMES[name].refusal}]
 
 
+@pytest.mark.parametrize(
+    "start", [[], "text", None, 7, {}, {"failure": {"A": {}, "B": {}}}, {"failure": "text"}], ids=str
+)
+def test_a_start_with_any_input_gets_a_clear_answer_and_all_reports(workflow: Workflow, start: Any) -> None:
+    execution = workflow.run(start)
+
+    assert execution.states == INVALID
+    status, answer = execution.answer
+    assert status == 500
+    assert answer["error"].startswith(("input: must be an object", "body: must be the request's body as a string"))
+    (error,) = workflow.errors
+    assert json.loads(error["event"]) == start
+    assert len(workflow.mails) == len(workflow.sentry.events) == 1
+
+
+@pytest.mark.parametrize("facts", [{"requestId": 7}, {"requestId": ""}, {"receivedAt": 1e300}, {"receivedAt": "now"}])
+def test_a_start_with_unusable_facts_about_the_request_takes_those_of_the_execution(
+    workflow: Workflow, facts: dict[str, Any]
+) -> None:
+    execution = workflow.run(from_api("paid") | facts)
+
+    assert execution.states == PAID
+    (record,) = workflow.records
+    assert record["requestId"] == (execution.name if "requestId" in facts else "5f0c6e1d")
+    assert record["deliveryId"] == f"{record['receivedAt']}#{record['requestId']}"
+    assert record["receivedAt"].startswith("2024-11-23" if "requestId" in facts else "20")
+
+
 def test_an_invalid_callback_is_not_tried_again(workflow: Workflow) -> None:
     execution = workflow.run({"body": body_of("missing-fields")})
 
@@ -193,7 +223,7 @@ def test_a_record_table_that_stays_down_is_answered_without_a_detail(workflow: W
 
     execution = workflow.run(from_api("paid"))
 
-    assert execution.states == ["ValidateCallback", "SaveCallbackRecord", *FAILED]
+    assert execution.states == [*SAVED, *FAILED]
     assert_internal_error(execution)
     assert workflow.records == []
     assert workflow.processed == []
@@ -245,7 +275,7 @@ def test_a_process_paid_that_cannot_be_invoked_is_a_failure_with_a_record(workfl
 
     execution = workflow.run(from_api("paid"))
 
-    assert execution.states == ["ValidateCallback", "SaveCallbackRecord", "IsPaid?", "InvokeProcessPaid", *FAILED]
+    assert execution.states == [*SAVED, "IsPaid?", "InvokeProcessPaid", *FAILED]
     assert_internal_error(execution)
     assert len(workflow.records) == 1
     (error,) = workflow.errors

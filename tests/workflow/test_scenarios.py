@@ -22,10 +22,11 @@ from moto.stepfunctions.parser.mocking.mock_config import (
     StateMockedResponses,
 )
 
+from local.stack import ROOT
 from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.workflow.account import Workflow, client
-from tests.workflow.engine import DEFINITION, MACHINE, ROOT, Execution, create_machine, run
-from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID
+from tests.workflow.engine import DEFINITION, MACHINE, Execution, create_machine, run
+from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID, SAVED
 
 HERE = Path(__file__).parent
 MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
@@ -51,7 +52,7 @@ def after(states: list[str], **following: str) -> list[str]:
     return [entered for state in states for entered in (state, following.get(state)) if entered]
 
 
-SAVE_DOWN = ["ValidateCallback", "SaveCallbackRecord", *FAILED]
+SAVE_DOWN = [*SAVED, *FAILED]
 EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "HappyPath": (PAID, 200, RECORDED),
     "Declined": (DECLINED, 200, {**RECORDED, "processing": False}),
@@ -59,7 +60,7 @@ EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "SaveThrottledThenFine": (PAID, 200, RECORDED),
     "SaveDown": (SAVE_DOWN, 500, INTERNAL),
     "InvokeDown": (
-        ["ValidateCallback", "SaveCallbackRecord", "IsPaid?", "InvokeProcessPaid", *FAILED],
+        [*SAVED, "IsPaid?", "InvokeProcessPaid", *FAILED],
         500,
         INTERNAL,
     ),
