@@ -2,6 +2,7 @@
 
 API_PORT ?= 3000
 AWS_PORT ?= 4566
+ENV ?= default
 export API_PORT AWS_PORT
 
 # pyenv follows .python-version; elsewhere the interpreter carries its version in its name.
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.12; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: help run demo test unit workflow e2e check format lock clean
+.PHONY: help run demo test unit workflow e2e check deploy format lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 10
@@ -38,6 +39,9 @@ check: .venv/ready  ## Format, lint, types, template
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0 sam validate --lint
+
+deploy: .venv/ready  ## Build and deploy to AWS as samconfig.toml says; ENV=prod for production
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh -c 'sam build && sam deploy --config-env $(ENV)'
 
 format: .venv/ready  ## Format the code
 	@$(BIN)/ruff format .

@@ -16,6 +16,10 @@ from callbacks.telemetry import logger
 http = urllib3.PoolManager(timeout=urllib3.Timeout(total=1.5), retries=False)
 
 
+class SentryRefusal(Exception):
+    """Sentry does not take the event, and would not take it a moment later either."""
+
+
 class DirectTransport(Transport):
     """Sends within the call and raises where that fails.
 
@@ -24,10 +28,10 @@ class DirectTransport(Transport):
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__(options)
-        self._auth = Dsn(options["dsn"]).to_auth("bankapp-callback")
+        self._auth = Dsn(options["dsn"]).to_auth("payment3-callback")
 
     def capture_envelope(self, envelope: Envelope) -> None:
-        """Post the envelope. Raises ServiceUnavailable where Sentry cannot be reached or does not take it."""
+        """Post the envelope. Raises ServiceUnavailable where Sentry cannot take it now, SentryRefusal where never."""
         headers = {"Content-Type": "application/x-sentry-envelope", "X-Sentry-Auth": self._auth.to_header()}
         url, body = self._auth.get_api_url(), envelope.serialize()
         try:
@@ -36,8 +40,10 @@ class DirectTransport(Transport):
             response.close()
         except urllib3.exceptions.HTTPError as error:
             raise ServiceUnavailable(f"Sentry cannot be reached: {type(error).__name__}") from error
-        if response.status >= 300:
+        if response.status == 429 or response.status >= 500:
             raise ServiceUnavailable(f"Sentry answered {response.status}")
+        if response.status >= 300:
+            raise SentryRefusal(f"Sentry answered {response.status}")
 
 
 dsn = config.optional("SENTRY_DSN")
@@ -56,7 +62,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Send the failure to Sentry, grouped by function, step and error.
 
     Takes what Failure.from_event takes. Returns `reported`, false with a `reason` where no DSN is configured.
-    Raises ServiceUnavailable.
+    Raises ServiceUnavailable and SentryRefusal.
     """
     failure = Failure.from_event(event)
     if not dsn:

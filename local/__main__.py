@@ -83,7 +83,7 @@ def show_callback(server: Server) -> None:
     print(f"  answer        {status} {answer}")
     print(f"  states        {' > '.join(execution['states'])}")
     print(f"  record        {', '.join(f'{name} {record[name]}' for name in ('orderId', 'deliveryId', 'amount'))}")
-    print(f"  process-paid  called {len(calls)}x with {json.dumps(calls[-1], ensure_ascii=False) if calls else '-'}")
+    print(f"  process-paid  called {len(calls)}x with {calls[-1]['payload'] if calls else '-'}")
 
 
 def wait_for_calls(desk: Desk, seconds: float = 5) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound
 from local.stack import ACCOUNT_ID, BRANCH, Stack
 
 PREFIX = "/_local/"
-PROCESS_PAID_LOGS = f"/aws/lambda/payment3-process-paid-wallet-order-internal-{BRANCH}"
+PROCESS_PAID = f"payment3-process-paid-wallet-order-internal-{BRANCH}"
 
 
 @dataclass
@@ -45,11 +45,10 @@ class Desk:
         return self.sentry_events
 
     def process_paid(self) -> list[dict[str, Any]]:
-        """The events that the process-paid function was called with, oldest first."""
-        logs = self.stack.client("logs")
-        pages = logs.get_paginator("filter_log_events").paginate(logGroupName=PROCESS_PAID_LOGS)
-        lines = [event["message"] for page in pages for event in page["events"]]
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        """The calls of the process-paid function, oldest first, each with its payload as it came."""
+        lines = self.stack.invocations.read_text().splitlines() if self.stack.invocations.exists() else []
+        calls: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        return [call for call in calls if call["function"] == PROCESS_PAID]
 
     def records(self) -> list[dict[str, Any]]:
         """The items of the record table."""
@@ -89,7 +88,7 @@ class Desk:
         return sorted(items, key=lambda item: str(item[order]))
 
     def _answer(self, request: Request) -> Response:
-        name = request.path.removeprefix(PREFIX)
+        name = request.path.removeprefix(PREFIX.rstrip("/")).strip("/")
         if name.startswith("sentry/api/") and request.method == "POST":
             event = Envelope.deserialize(request.get_data()).get_event()
             self.sentry_events.append(dict(event or {}))

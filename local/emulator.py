@@ -11,6 +11,7 @@ import tempfile
 import threading
 import zipfile
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ def main() -> None:
         name_errors_as_lambda_does()
         run_functions_without_our_packages()
         tell_iam_who_sends_a_mail()
+        keep_the_payloads_of_events(Path(os.environ["INVOCATIONS_FILE"]))
         unpack_each_function_once(Path(directory, "functions"))
         threading.Thread(target=stop_with_our_parent, daemon=True).start()
         app.main()
@@ -107,6 +109,22 @@ def tell_iam_who_sends_a_mail() -> None:
 
     iam_actions.extract_resource_arn = resource_arn_of_mail
     iam_actions.request_tag_context = request_context_of_mail
+
+
+def keep_the_payloads_of_events(file: Path) -> None:
+    """A function sees its event parsed; whether the payload was the callback's bytes can be seen only here."""
+    handle = lambda_svc.handle_request
+    lock = threading.Lock()
+
+    async def handle_and_keep(method: str, path: str, headers: dict[str, str], body: bytes, query: Any) -> Any:
+        response = await handle(method, path, headers, body, query)
+        if path.endswith("/invocations") and response[0] == HTTPStatus.ACCEPTED:
+            call = {"function": path.split("/")[-2], "payload": body.decode()}
+            with lock, file.open("a") as calls:
+                calls.write(json.dumps(call) + "\n")
+        return response
+
+    lambda_svc.handle_request = handle_and_keep
 
 
 def stop_with_our_parent() -> None:

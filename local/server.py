@@ -34,7 +34,7 @@ def serving(stack: Stack, port: int, say: Callable[[str], None]) -> Iterator[Ser
     desk = Desk(stack)
 
     def application(environ: Any, start_response: Any) -> Any:
-        chosen = desk if environ["PATH_INFO"].startswith(PREFIX) else gateway
+        chosen = desk if f"{environ['PATH_INFO']}/".startswith(PREFIX) else gateway
         return chosen(environ, start_response)
 
     gateway = Gateway(definition, stack.client("stepfunctions"), CONCURRENCY)

@@ -114,6 +114,8 @@ class Stack:
     def _start_emulator(self) -> subprocess.Popen[bytes]:
         require_free_port(self.aws_port, "AWS_PORT")
         state_dir = self.state_dir or self.work_dir / "state"
+        state_dir.mkdir(parents=True, exist_ok=True)
+        self.invocations = state_dir / "invocations.jsonl"
         environment = self._environment | {
             "PYTHONPATH": str(ROOT),
             "BIND_HOST": "127.0.0.1",
@@ -126,6 +128,7 @@ class Stack:
             "PERSIST_STATE": "1" if self.state_dir else "0",
             "S3_PERSIST": "1" if self.state_dir else "0",
             "STATE_DIR": str(state_dir),
+            "INVOCATIONS_FILE": str(self.invocations),
             "S3_DATA_DIR": str(state_dir / "s3"),
         }
         self.log = self.work_dir / "emulator.log"

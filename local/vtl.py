@@ -36,7 +36,8 @@ class Input:
     """`$input`: the body, as text, and the headers of what is mapped."""
 
     def __init__(self, body: str, headers: Mapping[str, str]) -> None:
-        self.body = body
+        # What API Gateway makes of no body at all.
+        self.body = body or "{}"
         self._headers = dict(headers)
 
     def params(self) -> dict[str, dict[str, str]]:

@@ -5,6 +5,14 @@ class InvalidCallback(ValueError):
     """The callback breaks a rule; the message names each field and what is wrong, and goes to the caller as it is."""
 
 
+class PaymentConflict(Exception):
+    """The payment was dispatched already with another amount or for another user; a retry does not help."""
+
+
+class DispatchInProgress(Exception):
+    """Another delivery of the same payment is being dispatched at this moment; a moment later its result is there."""
+
+
 class ServiceUnavailable(Exception):
     """A service that we call throttles, fails or does not answer; the same call may succeed a moment later."""
 

@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 
 from callbacks.errors import InvalidCallback
@@ -81,6 +81,11 @@ def find_ids(body: object) -> tuple[str | None, str | None]:
     return _usable_id(members.get("orderId")), _usable_id(members.get("paymentId"))
 
 
+def canonical_amount(amount: str | None) -> str | None:
+    """Return the one text that all spellings of an amount share: 1.50, 1.5 and 15e-1 are the same money."""
+    return None if amount is None else str(Decimal(amount).normalize(Context(prec=MAX_AMOUNT_DIGITS)))
+
+
 def request_id(delivery: Any, fallback: str) -> str:
     """Return the id of the request that brought the delivery; where it has none of its own, `fallback`."""
     own = delivery.get("requestId") if isinstance(delivery, dict) else None
@@ -110,6 +115,8 @@ def _read_json(body: object) -> dict[str, Any]:
         raise InvalidCallback(f"body: must be the request's body as a string, not {_type_name(body)}")
     if not body.strip():
         raise InvalidCallback("body: is empty")
+    if body.startswith("\ufeff"):
+        raise InvalidCallback("body: starts with a byte order mark")
     if len(body.encode("utf-8", "surrogatepass")) > MAX_BODY_BYTES:
         raise InvalidCallback(f"body: is larger than {MAX_BODY_BYTES} bytes")
     try:
@@ -181,7 +188,7 @@ def _amount_problem(value: Any) -> str | None:
         return None
     if not isinstance(value, Decimal):
         return f"must be a number, not {_type_name(value)}"
-    if value.is_signed():
+    if value < 0:
         return "must not be negative"
     if len(value.as_tuple().digits) > MAX_AMOUNT_DIGITS or value.adjusted() not in AMOUNT_EXPONENTS:
         return f"must have at most {MAX_AMOUNT_DIGITS} digits and lie between 1E-130 and 1E+126"

@@ -64,17 +64,20 @@ class Local:
         events = self.server.desk.sentry()
         return [event for event in events if event["contexts"]["execution"]["requestId"] == request_id]
 
-    def process_paid_calls_of(self, order_id: str, at_least: int = 1) -> list[dict[str, Any]]:
-        """Return the calls of process-paid for an order; they are asynchronous, so wait for as many as expected.
+    def payloads_of(self, order_id: str, at_least: int = 1) -> list[str]:
+        """Return what process-paid was called with for an order, as it came.
 
-        None expected means a moment's wait for one that should not come.
+        The calls are asynchronous: wait for as many as expected, and a moment longer for one that should not come.
         """
-        deadline = time.monotonic() + (10 if at_least else 1)
-        while True:
-            calls = [call for call in self.server.desk.process_paid() if call["orderId"] == order_id]
-            if (at_least and len(calls) >= at_least) or time.monotonic() > deadline:
-                return calls
+        deadline = time.monotonic() + 10
+        while len(self._payloads_of(order_id)) < at_least and time.monotonic() < deadline:
             time.sleep(0.1)
+        time.sleep(0.7)
+        return self._payloads_of(order_id)
+
+    def _payloads_of(self, order_id: str) -> list[str]:
+        payloads = [call["payload"] for call in self.server.desk.process_paid()]
+        return [payload for payload in payloads if json.loads(payload)["orderId"] == order_id]
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 
 from tests.e2e.conftest import Local
-from tests.outcomes import OUTCOMES, body_of
+from tests.outcomes import OUTCOMES, Outcome, body_of
 
 MakeBody = Callable[..., str]
 
@@ -22,20 +23,44 @@ def test_a_paid_callback_is_recorded_and_processed_once(local: Local, make_body:
         "orderId": order_id,
         "paymentId": f"pay_{order_id}",
         "processing": True,
+        "duplicate": False,
     }
     (record,) = local.records_of(order_id)
     assert record["body"] == body
     assert record["amount"] == Decimal(2339)
     assert record["requestId"] == answer.headers["x-amzn-RequestId"]
     assert record["sourceIp"] == "127.0.0.1"
-    assert local.process_paid_calls_of(order_id) == [json.loads(body)]
+    assert local.payloads_of(order_id) == [body]
+
+
+def test_two_hundred_deliveries_of_a_payment_at_once_are_dispatched_once(
+    local: Local, make_body: MakeBody, order_id: str
+) -> None:
+    body = make_body()
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: local.post(body), range(200)))
+    assert [answer.status for answer in answers] == [200] * 200
+    assert [answer.body["duplicate"] for answer in answers].count(False) == 1
+    assert len(local.records_of(order_id)) == 200
+    assert local.payloads_of(order_id) == [body]
+
+
+def test_a_payment_with_another_amount_is_a_conflict(local: Local, make_body: MakeBody, order_id: str) -> None:
+    local.post(make_body())
+    answer = local.post(make_body(amount=1))
+    assert answer.status == 500
+    assert answer.body["error"] == "The payment was processed already, for another amount or user"
+    (error,) = local.errors_of(answer)
+    assert error["error"] == "PaymentConflict"
+    assert len(local.records_of(order_id)) == 2
+    assert len(local.payloads_of(order_id)) == 1
 
 
 def test_a_declined_payment_is_recorded_but_not_processed(local: Local, make_body: MakeBody, order_id: str) -> None:
     answer = local.post(make_body(success=False))
     assert (answer.status, answer.body["processing"]) == (200, False)
     assert len(local.records_of(order_id)) == 1
-    assert local.process_paid_calls_of(order_id, at_least=0) == []
+    assert local.payloads_of(order_id, at_least=0) == []
 
 
 def test_callbacks_of_an_order_read_back_in_order_of_arrival(local: Local, make_body: MakeBody, order_id: str) -> None:
@@ -50,9 +75,15 @@ def test_callbacks_of_an_order_read_back_in_order_of_arrival(local: Local, make_
     assert [item["message"]["S"] for item in items] == messages
 
 
-@pytest.mark.parametrize("name", OUTCOMES)
+# API Gateway makes an empty object of no body at all.
+OVER_HTTP = OUTCOMES | {
+    "empty": Outcome(refusal="orderId: is missing; paymentId: is missing; userId: is missing; success: is missing")
+}
+
+
+@pytest.mark.parametrize("name", OVER_HTTP)
 def test_every_event_file_has_its_outcome(local: Local, name: str) -> None:
-    outcome = OUTCOMES[name]
+    outcome = OVER_HTTP[name]
     answer = local.post(body_of(name))
     assert answer.status == outcome.status
     assert outcome.is_met_by(answer.body)
@@ -83,10 +114,18 @@ def test_the_body_arrives_byte_for_byte(
     if is_json:
         (record,) = local.records_of(order_id)
         assert record["body"] == body
-        assert local.process_paid_calls_of(order_id) == [json.loads(body)]
+        assert local.payloads_of(order_id) == [body]
     else:
         (error,) = local.errors_of(answer)
         assert json.loads(error["event"])["body"] == body
+
+
+@pytest.mark.parametrize("name", ["exact-amount", "unknown-fields", "text-of-all-kinds"])
+def test_process_paid_gets_the_bytes_that_were_received(local: Local, name: str) -> None:
+    body = body_of(name)
+    local.post(body)
+    payloads = local.payloads_of(json.loads(body)["orderId"])
+    assert payloads == [body]
 
 
 def test_a_failure_reaches_all_three_reports(local: Local, make_body: MakeBody, order_id: str) -> None:

@@ -25,6 +25,12 @@ def test_an_unknown_path_or_method_is_not_found(local: Local, method: str, path:
     assert_is_refusal(local.request(method, path), 404, "Not found")
 
 
+def test_there_is_one_way_in(local: Local) -> None:
+    apis = local.stack.client("apigateway")
+    (api,) = apis.get_rest_apis()["items"]
+    assert [stage["stageName"] for stage in apis.get_stages(restApiId=api["id"])["item"]] == ["local"]
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml"])
 def test_another_content_type_is_refused(local: Local, content_type: str) -> None:
     smuggled = '{"stateMachineArn": "arn:of:another", "input": "{}"}'

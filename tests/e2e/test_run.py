@@ -70,7 +70,7 @@ def test_it_shows_a_paid_callback_keeps_its_state_and_leaves_nothing_behind(tmp_
     with running(state_dir, output) as (process, api_port, aws_port):
         shown = output.read_text()
         assert "answer        200" in shown
-        assert "SaveCallbackRecord > IsPaid? > InvokeProcessPaid > RespondRecorded > Respond" in shown
+        assert "SaveCallbackRecord > IsPaid? > InvokeProcessPaid > RespondDispatched > Respond" in shown
         loopback = "0100007F"
         assert listening_addresses(api_port) == listening_addresses(aws_port) == {loopback}
         assert listening_addresses(8883) == set()

@@ -80,6 +80,8 @@ def test_a_task_imports_no_more_than_it_needs(module: str) -> None:
         "AWS_DEFAULT_REGION": "ap-southeast-1",
         "ENVIRONMENT": "test",
         "ERROR_LOG_TABLE": "errors",
+        "IDEMPOTENCY_TABLE": "payments",
+        "IDEMPOTENCY_DAYS": "35",
         "EMAIL_FROM": "a@example.com",
         "EMAIL_TO": "b@example.com",
     }

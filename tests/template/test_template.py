@@ -1,8 +1,10 @@
 """What the template promises: least privilege, kept data, bounded logs, a closed door."""
 
+import inspect
 from typing import Any
 
 import pytest
+from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer
 
 from callbacks import tables
 from tests.sources import RESOURCES
@@ -10,7 +12,12 @@ from tests.sources import RESOURCES
 ALLOWED_ACTIONS = {
     "ValidateCallback": set[str](),
     "SaveCallbackRecord": {"dynamodb:PutItem"},
-    "InvokeProcessPaid": {"lambda:InvokeFunction"},
+    "InvokeProcessPaid": {
+        "lambda:InvokeFunction",
+        "dynamodb:PutItem",
+        "dynamodb:UpdateItem",
+        "dynamodb:DeleteItem",
+    },
     "WriteErrorLog": {"dynamodb:PutItem"},
     "ReportToSentry": set[str](),
     "SendErrorEmail": {"ses:SendEmail"},
@@ -26,10 +33,15 @@ def statements_of(resource: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def actions_of(statement: dict[str, Any]) -> list[str]:
+    action = statement["Action"]
+    return [action] if isinstance(action, str) else list(action)
+
+
 @pytest.mark.parametrize(("function", "actions"), ALLOWED_ACTIONS.items())
 def test_a_function_may_do_what_its_step_needs_and_nothing_else(function: str, actions: set[str]) -> None:
     statements = statements_of(RESOURCES[function])
-    assert {statement["Action"] for statement in statements} == actions
+    assert {action for statement in statements for action in actions_of(statement)} == actions
     assert all(statement["Effect"] == "Allow" and statement["Resource"] != "*" for statement in statements)
 
 
@@ -92,18 +104,26 @@ def test_every_log_ends() -> None:
     assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups)
 
 
-@pytest.mark.parametrize(
-    ("logical_id", "model"),
-    [("WalletCallbackRecordTable", tables.CallbackRecord), ("CallbackErrorLogTable", tables.CallbackError)],
-)
-def test_a_table_keeps_what_it_has_and_has_the_keys_of_its_model(logical_id: str, model: Any) -> None:
+TABLES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::DynamoDB::Table"]
+
+
+@pytest.mark.parametrize("logical_id", TABLES)
+def test_a_table_keeps_what_it_has(logical_id: str) -> None:
     table = RESOURCES[logical_id]
     properties = table["Properties"]
-    assert table["DeletionPolicy"] == table["UpdateReplacePolicy"] == "Retain"
+    # A first deployment that fails must not leave a table behind whose name then bars the second.
+    assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
     assert properties["BillingMode"] == "PAY_PER_REQUEST"
     assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert properties["SSESpecification"] == {"SSEEnabled": True}
 
+
+@pytest.mark.parametrize(
+    ("logical_id", "model"),
+    [("WalletCallbackRecordTable", tables.CallbackRecord), ("CallbackErrorLogTable", tables.CallbackError)],
+)
+def test_a_table_has_the_keys_of_its_model(logical_id: str, model: Any) -> None:
+    properties = RESOURCES[logical_id]["Properties"]
     keys = {key["KeyType"]: key["AttributeName"] for key in properties["KeySchema"]}
     attributes = model.get_attributes().values()
     assert keys.get("HASH") == next(a.attr_name for a in attributes if a.is_hash_key)
@@ -111,3 +131,13 @@ def test_a_table_keeps_what_it_has_and_has_the_keys_of_its_model(logical_id: str
     types = {attribute.attr_name: attribute.attr_type for attribute in attributes}
     for defined in properties["AttributeDefinitions"]:
         assert types[defined["AttributeName"]] == defined["AttributeType"]
+
+
+def test_the_idempotency_table_has_the_key_and_the_expiry_of_its_layer() -> None:
+    layer = inspect.signature(DynamoDBPersistenceLayer).parameters
+    properties = RESOURCES["PaymentIdempotencyTable"]["Properties"]
+    assert properties["KeySchema"] == [{"AttributeName": layer["key_attr"].default, "KeyType": "HASH"}]
+    assert properties["TimeToLiveSpecification"] == {
+        "AttributeName": layer["expiry_attr"].default,
+        "Enabled": True,
+    }

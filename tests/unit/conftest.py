@@ -34,7 +34,15 @@ settings.load_profile("unit")
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the machine's own AWS account is within reach."""
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN", "SENTRY_DSN"):
+    for name in (
+        "AWS_PROFILE",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_DYNAMODB",
+        "AWS_ENDPOINT_URL_LAMBDA",
+        "AWS_REGION",
+        "AWS_SESSION_TOKEN",
+        "SENTRY_DSN",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
         "AWS_DEFAULT_REGION": "ap-southeast-1",
@@ -45,6 +53,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_EC2_METADATA_DISABLED": "true",
         "ENVIRONMENT": "test",
         "ERROR_LOG_TABLE": "payment3-callback-error-log-test",
+        "IDEMPOTENCY_TABLE": "payment3-payment-idempotency-test",
+        "IDEMPOTENCY_DAYS": "35",
         "EMAIL_FROM": "alerts@example.com",
         "EMAIL_TO": "oncall@example.com",
     }.items():
@@ -107,11 +117,14 @@ def tables() -> Iterator[dict[str, str]]:
     """The template's tables in an empty account: the name by the logical id."""
     with mock_aws():
         names = {}
-        for logical_id in ("WalletCallbackRecordTable", "CallbackErrorLogTable"):
+        for logical_id in ("WalletCallbackRecordTable", "PaymentIdempotencyTable", "CallbackErrorLogTable"):
             properties = table(logical_id)
             boto3.client("dynamodb").create_table(**properties)
             names[logical_id] = properties["TableName"]
         yield names
+
+
+Answer = tuple[int, bytes, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -129,25 +142,32 @@ class Service:
 
     url: str
     requests: list[Received] = field(default_factory=list)
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
+    first: list[Answer] = field(default_factory=list)
+    answer: Answer = (200, b"", {})
     released: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.released.set()
 
     def answers(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.status, self.body, self.headers = status, body, headers
+        self.answer = (status, body, headers)
 
     def refuses(self, code: str, status: int) -> None:
         """Answer as the AWS services with a JSON protocol do."""
-        body = json.dumps({"__type": code, "Message": "no"}).encode()
-        self.answers(status, body, **{"Content-Type": "application/x-amz-json-1.0", "x-amzn-ErrorType": code})
+        self.answer = self._refusal(code, status)
+
+    def refuses_once(self, code: str, status: int) -> None:
+        """Refuse one request before all else."""
+        self.first.append(self._refusal(code, status))
 
     def hangs(self) -> None:
         """Take requests, and answer none."""
         self.released.clear()
+
+    @staticmethod
+    def _refusal(code: str, status: int) -> Answer:
+        body = json.dumps({"__type": code, "Message": "no"}).encode()
+        return status, body, {"Content-Type": "application/x-amz-json-1.0", "x-amzn-ErrorType": code}
 
 
 @pytest.fixture
@@ -161,11 +181,12 @@ def service() -> Iterator[Service]:
             if not service.released.is_set():
                 service.released.wait(10)
                 return
-            self.send_response(service.status)
-            for name, value in {**service.headers, "Content-Length": str(len(service.body))}.items():
+            status, answer, headers = service.first.pop(0) if service.first else service.answer
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(answer))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(service.body)
+            self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
             pass

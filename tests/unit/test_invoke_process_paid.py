@@ -1,27 +1,80 @@
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import boto3
 import pytest
+from aws_lambda_powertools.utilities.idempotency.exceptions import IdempotencyPersistenceLayerError
 from botocore.exceptions import ClientError
 
-from callbacks.errors import ServiceUnavailable
+from callbacks.errors import ConfigurationError, DispatchInProgress, PaymentConflict, ServiceUnavailable
 
 EVENTS = Path(__file__).parents[2] / "events"
+CHANNEL = "BankApp"
 FUNCTION = "payment3-process-paid-wallet-order-internal-test"
+LATER = "2026-11-22T10:00:09.000Z#later"
+DAY = 24 * 60 * 60
 
 
 def event(callback: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What the state passes on."""
-    return {"function": FUNCTION, "callback": {**callback, **changes}}
+    return {"channel": CHANNEL, "function": FUNCTION, "callback": {**callback, **changes}}
+
+
+def context(remaining_milliseconds: int = 60_000) -> SimpleNamespace:
+    """What Lambda hands to a handler, as far as it is used; a minute, so that no claim ends in a slow test run."""
+    return SimpleNamespace(get_remaining_time_in_millis=lambda: remaining_milliseconds)
+
+
+def claims(tables: dict[str, str]) -> list[dict[str, Any]]:
+    """The items as DynamoDB holds them, types and all."""
+    return boto3.client("dynamodb").scan(TableName=tables["PaymentIdempotencyTable"])["Items"]
+
+
+def calls(service: Any) -> list[str]:
+    """The operations that were called, in order: DynamoDB's stand in a header, Lambda's in the path."""
+    return [request.headers.get("X-Amz-Target", ".Invoke").rpartition(".")[2] for request in service.requests]
+
+
+def dispatched(callback: dict[str, Any]) -> dict[str, Any]:
+    """The answer for a delivery that is not a duplicate."""
+    return {"dispatchedBy": callback["deliveryId"], "isDuplicate": False}
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType], service: Any) -> ModuleType:
+def task(load: Callable[..., ModuleType], tables: dict[str, str], service: Any) -> ModuleType:  # noqa: ARG001
+    """The task with moto's DynamoDB and a Lambda that takes every event."""
     service.answers(202)
-    return load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+    return load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=service.url)
+
+
+@pytest.fixture
+def before_invoke(task: ModuleType) -> Callable[[Callable[[], None]], None]:
+    """Do something once, at the moment at which the next invoke is about to be sent."""
+
+    def register(action: Callable[[], None]) -> None:
+        def once(**_: object) -> None:
+            events.unregister("before-send.lambda.Invoke", once)
+            action()
+
+        events.register_first("before-send.lambda.Invoke", once)
+
+    events = task.lambda_client.meta.events
+    return register
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that the AWS clients make between attempts, not waited for: their length is drawn by lot."""
+    made: list[float] = []
+    monkeypatch.setattr("botocore.endpoint.time.sleep", made.append)
+    return made
+
+
+# The invoke
 
 
 @pytest.mark.parametrize("name", ["paid", "exact-amount", "unknown-fields", "text-of-all-kinds"])
@@ -29,7 +82,7 @@ def test_the_payload_is_the_body_byte_for_byte(
     task: ModuleType, service: Any, callback: dict[str, Any], name: str
 ) -> None:
     body = json.loads((EVENTS / f"{name}.json").read_text())["body"]
-    assert task.handler(event(callback, body=body), None) == {"accepted": True}
+    assert task.handler(event(callback, body=body), context()) == dispatched(callback)
     (request,) = service.requests
     assert request.body == body.encode()
 
@@ -37,7 +90,7 @@ def test_the_payload_is_the_body_byte_for_byte(
 def test_the_function_of_the_channel_is_invoked_asynchronously(
     task: ModuleType, service: Any, callback: dict[str, Any]
 ) -> None:
-    task.handler(event(callback), None)
+    task.handler(event(callback), context())
     (request,) = service.requests
     assert request.path == f"/2015-03-31/functions/{FUNCTION}/invocations"
     assert request.headers["X-Amz-Invocation-Type"] == "Event"
@@ -57,7 +110,7 @@ def test_an_error_of_lambda_that_passes_is_service_unavailable_and_left_to_the_s
 ) -> None:
     service.refuses(code, status)
     with pytest.raises(ServiceUnavailable):
-        task.handler(event(callback), None)
+        task.handler(event(callback), context())
     assert len(service.requests) == 1
 
 
@@ -75,7 +128,7 @@ def test_an_error_of_lambda_that_stays_keeps_its_own_name(
 ) -> None:
     service.refuses(code, status)
     with pytest.raises(ClientError, match=code):
-        task.handler(event(callback), None)
+        task.handler(event(callback), context())
     assert len(service.requests) == 1
 
 
@@ -84,30 +137,360 @@ def test_a_lambda_that_does_not_answer_is_asked_once_and_given_up_within_the_ste
 ) -> None:
     service.hangs()
     with within(1.8), pytest.raises(ServiceUnavailable):
-        task.handler(event(callback), None)
+        task.handler(event(callback), context())
     assert len(service.requests) == 1
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_lambda_that_cannot_be_reached_is_given_up_within_the_steps_time(
     load: Callable[..., ModuleType], deaf: str, callback: dict[str, Any], within: Any
 ) -> None:
-    task = load("invoke_process_paid", AWS_ENDPOINT_URL=deaf)
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=deaf)
     with within(1.8), pytest.raises(ServiceUnavailable):
-        task.handler(event(callback), None)
+        task.handler(event(callback), context())
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_refused_connection_is_service_unavailable(
     load: Callable[..., ModuleType], nobody: str, callback: dict[str, Any]
 ) -> None:
-    task = load("invoke_process_paid", AWS_ENDPOINT_URL=nobody)
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=nobody)
     with pytest.raises(ServiceUnavailable):
-        task.handler(event(callback), None)
+        task.handler(event(callback), context())
+
+
+# Once per payment
+
+
+def test_another_delivery_of_a_payment_is_a_duplicate_and_names_the_first(
+    task: ModuleType, service: Any, callback: dict[str, Any]
+) -> None:
+    task.handler(event(callback), context())
+    again = task.handler(event(callback, deliveryId=LATER, body="{}"), context())
+    assert again == {"dispatchedBy": callback["deliveryId"], "isDuplicate": True}
+    assert len(service.requests) == 1
+
+
+def test_a_delivery_that_is_tried_again_after_its_answer_was_lost_is_no_duplicate_and_invokes_nothing(
+    task: ModuleType, service: Any, callback: dict[str, Any]
+) -> None:
+    task.handler(event(callback), context())
+    assert task.handler(event(callback), context()) == dispatched(callback)
+    assert len(service.requests) == 1
+
+
+def test_a_payment_is_known_again_after_a_cold_start(
+    task: ModuleType, load: Callable[..., ModuleType], service: Any, callback: dict[str, Any]
+) -> None:
+    task.handler(event(callback), context())
+    restarted = load("invoke_process_paid")
+    assert restarted is not task
+    assert restarted.handler(event(callback, deliveryId=LATER), context())["isDuplicate"]
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("other", [{"orderId": "other"}, {"paymentId": "other"}], ids=["orderId", "paymentId"])
+def test_another_payment_is_dispatched_for_itself(
+    task: ModuleType, service: Any, callback: dict[str, Any], other: dict[str, str]
+) -> None:
+    task.handler(event(callback), context())
+    assert task.handler(event(callback, deliveryId=LATER, **other), context()) == {
+        "dispatchedBy": LATER,
+        "isDuplicate": False,
+    }
+    assert len(service.requests) == 2
+
+
+def test_a_payment_of_another_channel_is_another_payment(
+    task: ModuleType, service: Any, callback: dict[str, Any]
+) -> None:
+    task.handler(event(callback), context())
+    assert task.handler({**event(callback), "channel": "Another"}, context()) == dispatched(callback)
+    assert len(service.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        # Joined, both would read the same.
+        ({"orderId": "1", "paymentId": "23"}, {"orderId": "12", "paymentId": "3"}),
+        ({"orderId": '1", "2', "paymentId": "3"}, {"orderId": "1", "paymentId": '2", "3'}),
+        ({"orderId": "1", "paymentId": "2"}, {"orderId": "2", "paymentId": "1"}),
+    ],
+)
+def test_ids_do_not_run_into_each_other(
+    task: ModuleType, service: Any, callback: dict[str, Any], first: dict[str, str], second: dict[str, str]
+) -> None:
+    for ids in (first, second):
+        assert not task.handler(event(callback, **ids), context())["isDuplicate"]
+    assert len(service.requests) == 2
+
+
+@pytest.mark.parametrize("amount", ["1.5", "1.50", "15e-1", "1.5E+0"])
+def test_an_amount_in_another_spelling_is_the_same_payment(
+    task: ModuleType, service: Any, callback: dict[str, Any], amount: str
+) -> None:
+    task.handler(event(callback, amount="1.5"), context())
+    assert task.handler(event(callback, amount=amount, deliveryId=LATER), context())["isDuplicate"]
+    assert len(service.requests) == 1
+
+
+def test_a_payment_without_amount_is_the_same_when_it_comes_again_without(
+    task: ModuleType, service: Any, callback: dict[str, Any]
+) -> None:
+    task.handler(event(callback, amount=None), context())
+    assert task.handler(event(callback, amount=None, deliveryId=LATER), context())["isDuplicate"]
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"amount": "2339.0"}, {"amount": "2339.01"}),
+        ({"amount": "2339.0"}, {"amount": None}),
+        ({"amount": None}, {"amount": "2339.0"}),
+        ({"amount": None}, {"amount": "0"}),
+        ({"userId": "one"}, {"userId": "another"}),
+    ],
+    ids=str,
+)
+def test_a_payment_that_comes_back_with_another_amount_or_user_is_a_conflict_and_not_invoked(
+    task: ModuleType, service: Any, callback: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    task.handler(event(callback, **first), context())
+    with pytest.raises(PaymentConflict):
+        task.handler(event(callback, deliveryId=LATER, **second), context())
+    # The conflict leaves the first as it was.
+    assert task.handler(event(callback, deliveryId=LATER, **first), context())["isDuplicate"]
+    assert len(service.requests) == 1
+
+
+def test_a_conflict_tells_nothing_of_the_first_delivery(task: ModuleType, callback: dict[str, Any]) -> None:
+    task.handler(event(callback), context())
+    with pytest.raises(PaymentConflict) as error:
+        task.handler(event(callback, userId="another", amount="7"), context())
+    assert str(error.value) == "The payment was processed already, for another amount or user"
+    # The chain below it holds DynamoDB's answer, and with it the item.
+    assert error.value.__suppress_context__
+
+
+# The claim
+
+
+@pytest.mark.parametrize(
+    "refusal", [("TooManyRequestsException", 429), ("ServiceException", 500), ("AccessDeniedException", 403)], ids=str
+)
+def test_an_invoke_that_fails_gives_the_claim_back_so_that_the_next_attempt_invokes(
+    task: ModuleType, tables: dict[str, str], service: Any, callback: dict[str, Any], refusal: tuple[str, int]
+) -> None:
+    service.refuses_once(*refusal)
+    with pytest.raises((ServiceUnavailable, ClientError), match=refusal[0]):
+        task.handler(event(callback), context())
+    assert claims(tables) == []
+    # Another delivery, because that may be the next attempt, too.
+    assert task.handler(event(callback, deliveryId=LATER), context()) == {"dispatchedBy": LATER, "isDuplicate": False}
+    assert len(service.requests) == 2
+
+
+def test_a_duplicate_that_arrives_during_the_dispatch_is_told_so_and_finds_its_result_afterwards(
+    task: ModuleType,
+    service: Any,
+    callback: dict[str, Any],
+    before_invoke: Callable[[Callable[[], None]], None],
+) -> None:
+    refusals = []
+
+    def deliver_again() -> None:
+        with pytest.raises(DispatchInProgress) as error:
+            task.handler(event(callback, deliveryId=LATER), context())
+        refusals.append(error.value)
+
+    before_invoke(deliver_again)
+    assert task.handler(event(callback), context()) == dispatched(callback)
+    (refusal,) = refusals
+    assert str(refusal) == "Another delivery of the payment is being processed"
+    assert task.handler(event(callback, deliveryId=LATER), context())["dispatchedBy"] == callback["deliveryId"]
+    assert len(service.requests) == 1
+
+
+def kill() -> None:
+    """End the attempt as Lambda does at its timeout: no handler of exceptions gets to run."""
+    raise SystemExit
+
+
+def test_an_attempt_that_is_killed_keeps_others_out_while_its_time_lasts(
+    task: ModuleType,
+    tables: dict[str, str],
+    service: Any,
+    callback: dict[str, Any],
+    before_invoke: Callable[[Callable[[], None]], None],
+) -> None:
+    before_invoke(kill)
+    earliest = time.time() * 1000 + 60_000
+    with pytest.raises(SystemExit):
+        task.handler(event(callback), context(60_000))
+    with pytest.raises(DispatchInProgress):
+        task.handler(event(callback, deliveryId=LATER), context())
+    assert service.requests == []
+    (claim,) = claims(tables)
+    assert earliest - 1 <= int(claim["in_progress_expiration"]["N"]) <= time.time() * 1000 + 60_000
+
+
+def test_an_attempt_that_is_killed_gives_its_claim_back_when_its_time_is_up(
+    task: ModuleType,
+    service: Any,
+    callback: dict[str, Any],
+    before_invoke: Callable[[Callable[[], None]], None],
+) -> None:
+    before_invoke(kill)
+    with pytest.raises(SystemExit):
+        task.handler(event(callback), context(1))
+    time.sleep(0.01)
+    assert task.handler(event(callback, deliveryId=LATER), context()) == {"dispatchedBy": LATER, "isDuplicate": False}
+    assert len(service.requests) == 1
+
+
+# The item
+
+
+@pytest.mark.parametrize("days", [1, 35])
+def test_a_payment_is_remembered_for_as_many_days_as_configured(
+    load: Callable[..., ModuleType],
+    task: ModuleType,  # noqa: ARG001 - for its Lambda
+    tables: dict[str, str],
+    callback: dict[str, Any],
+    days: int,
+) -> None:
+    earliest = int(time.time()) + days * DAY
+    load("invoke_process_paid", IDEMPOTENCY_DAYS=str(days)).handler(event(callback), context())
+    (claim,) = claims(tables)
+    assert claim["status"] == {"S": "COMPLETED"}
+    # In seconds, as DynamoDB wants it.
+    assert earliest <= int(claim["expiration"]["N"]) <= time.time() + days * DAY
+
+
+def test_the_item_expires_by_the_attribute_that_the_template_names(template: dict[str, Any], task: ModuleType) -> None:
+    properties = template["Resources"]["PaymentIdempotencyTable"]["Properties"]
+    assert properties["TimeToLiveSpecification"] == {"AttributeName": task.claims.expiry_attr, "Enabled": True}
+
+
+def test_a_payment_whose_days_are_over_is_dispatched_again_though_its_item_is_still_there(
+    task: ModuleType, tables: dict[str, str], service: Any, callback: dict[str, Any]
+) -> None:
+    task.handler(event(callback), context())
+    (claim,) = claims(tables)
+    # DynamoDB may take days to remove what has expired.
+    claim["expiration"] = {"N": str(int(time.time()) - 2)}
+    boto3.client("dynamodb").put_item(TableName=tables["PaymentIdempotencyTable"], Item=claim)
+    assert not task.handler(event(callback, deliveryId=LATER), context())["isDuplicate"]
+    assert len(service.requests) == 2
+
+
+def test_nothing_of_the_user_or_the_body_is_on_the_item(
+    task: ModuleType,
+    tables: dict[str, str],
+    callback: dict[str, Any],
+    before_invoke: Callable[[Callable[[], None]], None],
+) -> None:
+    seen: list[dict[str, Any]] = []
+    before_invoke(lambda: seen.extend(claims(tables)))
+    task.handler(event(callback), context())
+    seen += claims(tables)
+    assert [item["status"]["S"] for item in seen] == ["INPROGRESS", "COMPLETED"]
+    for item in seen:
+        assert item.keys() <= {"id", "status", "expiration", "in_progress_expiration", "validation", "data"}
+        text = json.dumps(item)
+        for private in (callback["userId"], callback["message"], "userId", "amount", "2339"):
+            assert private not in text.replace(item["validation"]["S"], "").replace(item["id"]["S"], "")
+        for private in (callback["userId"], callback["message"], callback["body"]):
+            assert private not in item["id"]["S"] + item["validation"]["S"]
+    assert json.loads(seen[-1]["data"]["S"]) == callback["deliveryId"]
+
+
+# The table
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ("ProvisionedThroughputExceededException", 400),
+        ("ThrottlingException", 400),
+        ("RequestLimitExceeded", 400),
+        ("InternalServerError", 500),
+        ("ServiceUnavailable", 503),
+    ],
+    ids=str,
+)
+def test_an_error_of_the_table_that_passes_is_tried_again_once_and_then_service_unavailable(
+    load: Callable[..., ModuleType],
+    service: Any,
+    callback: dict[str, Any],
+    pauses: list[float],
+    refusal: tuple[str, int],
+) -> None:
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+    service.refuses(*refusal)
+    with pytest.raises(ServiceUnavailable):
+        task.handler(event(callback), context())
+    assert calls(service) == ["PutItem", "PutItem"]
+    assert len(pauses) == 1
+
+
+def test_a_single_throttle_of_the_table_is_not_noticed(
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], pauses: list[float]
+) -> None:
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+    service.refuses_once("ThrottlingException", 400)
+    service.answers(200, b"{}")
+    assert task.handler(event(callback), context()) == dispatched(callback)
+    assert calls(service) == ["PutItem", "PutItem", "Invoke", "UpdateItem"]
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
+def test_an_error_of_the_table_that_stays_is_named_and_nothing_is_invoked(
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], code: str
+) -> None:
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+    service.refuses(code, 400)
+    with pytest.raises(IdempotencyPersistenceLayerError, match=code):
+        task.handler(event(callback), context())
+    assert calls(service) == ["PutItem"]
+
+
+def test_a_table_that_does_not_answer_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], pauses: list[float], within: Any
+) -> None:
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+    service.hangs()
+    with within(1.8), pytest.raises(ServiceUnavailable):
+        task.handler(event(callback), context())
+    assert calls(service) == ["PutItem", "PutItem"]
+    assert len(pauses) == 1
+
+
+def test_a_table_that_cannot_be_reached_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], deaf: str, callback: dict[str, Any], pauses: list[float], within: Any
+) -> None:
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL=deaf)
+    with within(1.8), pytest.raises(ServiceUnavailable):
+        task.handler(event(callback), context())
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize("variable", ["IDEMPOTENCY_TABLE", "IDEMPOTENCY_DAYS"])
+def test_a_function_without_its_settings_fails_at_its_start(load: Callable[..., ModuleType], variable: str) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load("invoke_process_paid", **{variable: ""})
+
+
+# The log
 
 
 def test_the_log_names_the_delivery_but_not_the_user(
     task: ModuleType, callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    task.handler(event(callback), None)
+    task.handler(event(callback), context())
     (line,) = log()
     assert (
         line.items()
@@ -116,6 +499,26 @@ def test_the_log_names_the_delivery_but_not_the_user(
             "orderId": "482500007436",
             "paymentId": "pay_bankapp_123",
             "deliveryId": callback["deliveryId"],
+            "dispatchedBy": callback["deliveryId"],
+        }.items()
+    )
+    assert callback["userId"] not in json.dumps(line)
+
+
+def test_the_log_of_a_duplicate_says_so_and_names_the_first_delivery_but_not_the_user(
+    task: ModuleType, callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    task.handler(event(callback), context())
+    task.handler(event(callback, deliveryId=LATER), context())
+    _, line = log()
+    assert (
+        line.items()
+        >= {
+            "message": "Payment was dispatched already",
+            "orderId": "482500007436",
+            "paymentId": "pay_bankapp_123",
+            "deliveryId": LATER,
+            "dispatchedBy": callback["deliveryId"],
         }.items()
     )
     assert callback["userId"] not in json.dumps(line)
@@ -126,5 +529,14 @@ def test_nothing_is_logged_as_invoked_that_was_not(
 ) -> None:
     service.refuses("AccessDeniedException", 403)
     with pytest.raises(ClientError):
-        task.handler(event(callback), None)
+        task.handler(event(callback), context())
     assert log() == []
+
+
+def test_a_conflict_is_not_logged_as_invoked(
+    task: ModuleType, callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    task.handler(event(callback), context())
+    with pytest.raises(PaymentConflict):
+        task.handler(event(callback, amount="7"), context())
+    assert len(log()) == 1

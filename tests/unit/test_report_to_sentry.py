@@ -94,12 +94,19 @@ def test_nothing_of_the_user_the_body_or_the_headers_leaves(
     assert event["breadcrumbs"] == {"values": []}
 
 
-@pytest.mark.parametrize("status", [301, 400, 403, 429, 500, 503])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        *((status, "SentryRefusal") for status in (301, 400, 403)),
+        *((status, "ServiceUnavailable") for status in (429, 500, 503)),
+    ],
+)
 def test_a_sentry_that_does_not_take_the_event_is_asked_once(
-    task: ModuleType, service: Any, failure: dict[str, Any], status: int, within: Any
+    task: ModuleType, service: Any, failure: dict[str, Any], status: int, error: str, within: Any
 ) -> None:
     service.answers(status, **{"Retry-After": "60", "Location": f"{service.url}/elsewhere"})
-    with within(2.5), pytest.raises(ServiceUnavailable, match=f"^Sentry answered {status}$"):
+    expected = {"SentryRefusal": task.SentryRefusal, "ServiceUnavailable": ServiceUnavailable}[error]
+    with within(2.5), pytest.raises(expected, match=f"^Sentry answered {status}$"):
         task.handler(failure, None)
     assert len(service.requests) == 1
 

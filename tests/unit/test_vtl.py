@@ -86,7 +86,8 @@ def test_the_request_names_the_machine_the_execution_and_the_delivery(render: Re
 @example(' {"amount": 1.50}\r\n')
 def test_a_body_reaches_the_workflow_as_it_was_sent(render: Render, text: str) -> None:
     delivery = json.loads(render(text)["input"])
-    assert delivery["body"] == text
+    # API Gateway makes an empty object of no body at all.
+    assert delivery["body"] == (text or "{}")
     assert delivery.keys() == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
 
 

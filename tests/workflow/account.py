@@ -52,7 +52,7 @@ def load_handlers(**parameters: str) -> dict[str, Handler]:
         module, _, attribute = properties["Handler"].rpartition(".")
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in variables.items():
-                patch.setenv(variable, value)
+                patch.setenv(variable, str(value))
             handlers[resolved({"Fn::GetAtt": [function, "Arn"]})] = getattr(importlib.import_module(module), attribute)
     for name in [name for name in sys.modules if name.partition(".")[0] in own]:
         del sys.modules[name]
@@ -66,6 +66,7 @@ class Lambda:
     def __init__(self, handlers: dict[str, Handler]) -> None:
         self._handlers = handlers
         self._faults: defaultdict[str, list[Exception | dict[str, str]]] = defaultdict(list)
+        self._lost: set[str] = set()
         self.attempts: Counter[str] = Counter()
         self.answers: dict[str, Any] = {}
 
@@ -73,15 +74,30 @@ class Lambda:
         """Let the state's function fail: Lambda itself with an exception, the function with a FunctionError payload."""
         self._faults[state] += [fault] * times
 
+    def lose_answer(self, state: str) -> None:
+        """Let the state's function do its work once, and Step Functions not hear of it."""
+        self._lost.add(state)
+
     def invoke(self, parameters: dict[str, Any], **_: object) -> dict[str, Any]:
         state = parameters["FunctionName"].split("-")[-2]
+        answer = self._answer(state, parameters)
+        if state in self._lost:
+            self._lost.remove(state)
+            raise TimeoutError
+        return answer
+
+    def _answer(self, state: str, parameters: dict[str, Any]) -> dict[str, Any]:
         self.attempts[state] += 1
         fault = self._faults[state].pop(0) if self._faults[state] else None
         if isinstance(fault, Exception):
             raise fault
         if fault:
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": fault}
-        context = SimpleNamespace(aws_request_id="8f5e", function_name=parameters["FunctionName"])
+        context = SimpleNamespace(
+            aws_request_id="8f5e",
+            function_name=parameters["FunctionName"],
+            get_remaining_time_in_millis=lambda: 2000,
+        )
         try:
             result = self._handlers[parameters["FunctionName"]](json.loads(parameters["Payload"]), context)
             payload = json.loads(json.dumps(result, allow_nan=False))

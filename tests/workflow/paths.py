@@ -3,7 +3,16 @@
 VALIDATED = ["ReceiveDelivery", "ValidateCallback"]
 SAVED = [*VALIDATED, "SaveCallbackRecord"]
 DECLINED = [*SAVED, "IsPaid?", "RespondRecorded", "Respond"]
-PAID = [*SAVED, "IsPaid?", "InvokeProcessPaid", "RespondRecorded", "Respond"]
-REPORTS = ["ReportFailure", "WriteErrorLog", "ReportToSentry", "SendErrorEmail", "IsInvalid?"]
-INVALID = [*VALIDATED, *REPORTS, "ReadValidationMessage", "RespondInvalid", "Respond"]
+PAID = [*SAVED, "IsPaid?", "InvokeProcessPaid", "RespondDispatched", "Respond"]
+REPORTS = ["ReportFailure", "WriteErrorLog", "ReportToSentry", "SendErrorEmail", "IsRefused?"]
+INVALID = [*VALIDATED, *REPORTS, "ReadValidationMessage", "RespondRefused", "Respond"]
+CONFLICT = [
+    *SAVED,
+    "IsPaid?",
+    "InvokeProcessPaid",
+    *REPORTS,
+    "ReadConflictMessage",
+    "RespondRefused",
+    "Respond",
+]
 FAILED = [*REPORTS, "RespondFailure", "Respond"]

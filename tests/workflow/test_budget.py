@@ -175,6 +175,6 @@ def test_every_state_says_why_it_is_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_no_function_works_on_after_its_state_gave_up(name: str) -> None:
+def test_no_handler_has_more_time_than_its_state(name: str) -> None:
     timeout = FUNCTIONS[name].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"])
     assert timeout <= TASKS[name]["TimeoutSeconds"]

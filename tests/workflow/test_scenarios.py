@@ -26,7 +26,7 @@ from local.stack import ROOT
 from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.workflow.account import Workflow, client
 from tests.workflow.engine import DEFINITION, MACHINE, Execution, create_machine, run
-from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID, SAVED
+from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, PAID, SAVED
 
 HERE = Path(__file__).parent
 MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
@@ -38,10 +38,16 @@ RECORDED = {
     "orderId": "482500007436",
     "paymentId": "pay_bankapp_123",
     "processing": True,
+    "duplicate": False,
 }
 REFUSED = {
     "success": False,
     "error": "orderId: is missing; amount: must be a number, not a string",
+    "message": FAILURE_MESSAGE,
+}
+CONFLICTING = {
+    "success": False,
+    "error": "The payment was processed already, for another amount or user",
     "message": FAILURE_MESSAGE,
 }
 INTERNAL = {"success": False, "error": "Internal error, request id {name}", "message": FAILURE_MESSAGE}
@@ -56,8 +62,12 @@ SAVE_DOWN = [*SAVED, *FAILED]
 EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "HappyPath": (PAID, 200, RECORDED),
     "Declined": (DECLINED, 200, {**RECORDED, "processing": False}),
+    "Duplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
+    "ConcurrentDuplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
+    "Conflict": (CONFLICT, 500, CONFLICTING),
     "Invalid": (INVALID, 500, REFUSED),
     "SaveThrottledThenFine": (PAID, 200, RECORDED),
+    "InvokeThrottledThenFine": (PAID, 200, RECORDED),
     "SaveDown": (SAVE_DOWN, 500, INTERNAL),
     "InvokeDown": (
         [*SAVED, "IsPaid?", "InvokeProcessPaid", *FAILED],
@@ -177,5 +187,11 @@ def test_the_mocked_tasks_raise_what_the_functions_raise() -> None:
         for answer in answers.values()
         if "Throw" in answer
     }
-    assert thrown == {"InvalidCallback", "ServiceUnavailable", "Lambda.TooManyRequestsException"}
+    assert thrown == {
+        "DispatchInProgress",
+        "InvalidCallback",
+        "Lambda.TooManyRequestsException",
+        "PaymentConflict",
+        "ServiceUnavailable",
+    }
     assert all(f"class {error}(" in errors for error in thrown if not error.startswith("Lambda."))
