@@ -61,7 +61,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         with transient_errors_named():
             dispatched_by = dispatch(payment=payment, function=event["function"], callback=callback)
     except IdempotencyValidationError:
-        raise PaymentConflict("The payment was processed already, for another amount or user") from None
+        raise PaymentConflict("The payment was delivered before, for another amount or user") from None
     except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError) as error:
         raise DispatchInProgress("Another delivery of the payment is being processed") from error
     is_duplicate = dispatched_by != callback["deliveryId"]
@@ -76,7 +76,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 @idempotent_function(  # type: ignore[untyped-decorator]
-    data_keyword_argument="payment", persistence_store=claims, config=idempotency
+    data_keyword_argument="payment",
+    persistence_store=claims,
+    config=idempotency,
+    # Otherwise the key holds the names of this function, and renaming one forgets every payment.
+    key_prefix="payment",
 )
 def dispatch(*, payment: dict[str, Any], function: str, callback: dict[str, Any]) -> str:
     """Invoke once per payment; return the delivery that was dispatched, this one or an earlier one."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
-from callbacks import config
+from callbacks import alerts, config
 from callbacks.failure import Failure
 from callbacks.transient import transient_errors_named
 
@@ -21,12 +21,25 @@ ses = boto3.client("ses", config=Config(connect_timeout=0.5, read_timeout=1.2, r
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Send one mail, as text and as HTML.
+    """Send one mail, as text and as HTML, unless one of the same kind went out within the window.
 
-    Takes what Failure.from_event takes. Returns `reported`: true, and SES's `messageId`. Raises ServiceUnavailable.
+    Takes what Failure.from_event takes. Returns `reported`: true, and SES's `messageId`, None where the failure was
+    only counted; the next mail of its kind says how many were. Raises ServiceUnavailable.
     """
     failure = Failure.from_event(event)
-    rows = _rows(failure)
+    unmailed = alerts.open_window(failure)
+    if unmailed is None:
+        return {"reported": True, "messageId": None}
+    try:
+        message_id = _send(failure, unmailed)
+    except Exception:
+        alerts.close_window(failure, unmailed)
+        raise
+    return {"reported": True, "messageId": message_id}
+
+
+def _send(failure: Failure, unmailed: int) -> str:
+    rows = _rows(failure) | ({"Repeated": f"{unmailed} more since the last mail"} if unmailed else {})
     with transient_errors_named():
         response = ses.send_email(
             Source=SENDER,
@@ -36,7 +49,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
                 "Body": {"Text": _content(_text(rows)), "Html": _content(_html(rows))},
             },
         )
-    return {"reported": True, "messageId": response["MessageId"]}
+    return response["MessageId"]
 
 
 def _rows(failure: Failure) -> dict[str, str]:

@@ -47,6 +47,7 @@ class Stack:
 
     `state_dir` keeps the emulator's state for the next start. `enforce_iam` makes the emulator refuse what a function's
     role does not allow. `wait_scale` shortens the pauses between retries (0.1 makes one second 100 ms).
+    `alert_window_minutes` is the template's parameter.
     """
 
     aws_port: int = 4566
@@ -54,6 +55,7 @@ class Stack:
     state_dir: Path | None = None
     enforce_iam: bool = False
     wait_scale: float = 1
+    alert_window_minutes: int = 15
     say: Callable[[str], None] = print
     _exits: ExitStack = field(default_factory=ExitStack, init=False)
 
@@ -186,6 +188,7 @@ class Stack:
             "EmailFrom": EMAIL_FROM,
             "EmailTo": EMAIL_TO,
             "SentryDsn": self.sentry_dsn,
+            "AlertWindowMinutes": str(self.alert_window_minutes),
             "LogRetentionDays": "1",
         }
         self._sam(

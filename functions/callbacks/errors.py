@@ -6,7 +6,7 @@ class InvalidCallback(ValueError):
 
 
 class PaymentConflict(Exception):
-    """The payment was dispatched already with another amount or for another user; a retry does not help."""
+    """The payment was delivered before with another amount or for another user; a retry does not help."""
 
 
 class DispatchInProgress(Exception):

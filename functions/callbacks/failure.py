@@ -28,6 +28,11 @@ class Failure:
     request_id: str
     event: Any
 
+    @property
+    def kind(self) -> str:
+        """What this failure has in common with its like: function, step and error."""
+        return f"{self.function_name}#{self.step}#{self.error}"
+
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what ReportFailure passes to each report.

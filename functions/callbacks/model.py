@@ -83,7 +83,7 @@ def find_ids(body: object) -> tuple[str | None, str | None]:
 
 def canonical_amount(amount: str | None) -> str | None:
     """Return the one text that all spellings of an amount share: 1.50, 1.5 and 15e-1 are the same money."""
-    return None if amount is None else str(Decimal(amount).normalize(Context(prec=MAX_AMOUNT_DIGITS)))
+    return None if amount is None else str(Decimal(amount).copy_abs().normalize(Context(prec=MAX_AMOUNT_DIGITS)))
 
 
 def request_id(delivery: Any, fallback: str) -> str:

@@ -5,7 +5,7 @@ from functools import cache
 from types import new_class
 from typing import cast
 
-from pynamodb.attributes import Attribute, BooleanAttribute, UnicodeAttribute
+from pynamodb.attributes import Attribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.constants import NUMBER
 from pynamodb.models import Model
 
@@ -62,6 +62,21 @@ class CallbackError(Model):
     chargeId = UnicodeAttribute(null=True)
     requestId = UnicodeAttribute()
     event = UnicodeAttribute()
+
+
+class Alert(Model):
+    """One kind of failure, and when it was last mailed.
+
+    Until `windowEndsAt` (seconds since 1970) failures of the kind are counted in `suppressed`; the mail that opens a
+    window takes the count over as `summedUp`.
+    """
+
+    kind = UnicodeAttribute(hash_key=True)
+    windowEndsAt = NumberAttribute()
+    openedBy = UnicodeAttribute()
+    suppressed = NumberAttribute()
+    summedUp = NumberAttribute()
+    expiration = NumberAttribute()
 
 
 @cache

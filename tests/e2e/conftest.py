@@ -84,7 +84,7 @@ class Local:
 def local() -> Iterator[Local]:
     aws_port, api_port = free_ports(2)
     with (
-        Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1) as stack,
+        Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1, alert_window_minutes=0) as stack,
         serving(stack, api_port, list[str]().append) as server,
     ):
         yield Local(stack, server)

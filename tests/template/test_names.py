@@ -27,7 +27,7 @@ NEEDED_MODULES = {
     "invoke_process_paid": {"boto3"},
     "write_error_log": {"pynamodb"},
     "report_to_sentry": {"sentry_sdk"},
-    "send_error_email": {"boto3"},
+    "send_error_email": {"boto3", "pynamodb"},
 }
 
 
@@ -69,6 +69,9 @@ def test_the_machine_and_the_template_agree_on_the_substitutions() -> None:
 def test_each_function_is_given_the_environment_that_its_file_reads_and_no_more() -> None:
     for name, function in FUNCTIONS.items():
         source = (ROOT / "functions" / f"{TASKS[name]}.py").read_text()
+        (imported,) = re.findall(r"^from callbacks import (.+)$", source, re.MULTILINE) or [""]
+        for module in set(imported.split(", ")) - {"", "config"}:
+            source += (ROOT / "functions/callbacks" / f"{module}.py").read_text()
         read = set(re.findall(r'config\.(?:required|optional)\("(\w+)"\)', source))
         assert set(function.get("Environment", {}).get("Variables", {})) == read, name
 
@@ -82,6 +85,8 @@ def test_a_task_imports_no_more_than_it_needs(module: str) -> None:
         "ERROR_LOG_TABLE": "errors",
         "IDEMPOTENCY_TABLE": "payments",
         "IDEMPOTENCY_DAYS": "35",
+        "ALERT_TABLE": "alerts",
+        "ALERT_WINDOW_MINUTES": "15",
         "EMAIL_FROM": "a@example.com",
         "EMAIL_TO": "b@example.com",
     }

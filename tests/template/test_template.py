@@ -20,7 +20,7 @@ ALLOWED_ACTIONS = {
     },
     "WriteErrorLog": {"dynamodb:PutItem"},
     "ReportToSentry": set[str](),
-    "SendErrorEmail": {"ses:SendEmail"},
+    "SendErrorEmail": {"ses:SendEmail", "dynamodb:UpdateItem"},
 }
 
 
@@ -120,7 +120,11 @@ def test_a_table_keeps_what_it_has(logical_id: str) -> None:
 
 @pytest.mark.parametrize(
     ("logical_id", "model"),
-    [("WalletCallbackRecordTable", tables.CallbackRecord), ("CallbackErrorLogTable", tables.CallbackError)],
+    [
+        ("WalletCallbackRecordTable", tables.CallbackRecord),
+        ("CallbackErrorLogTable", tables.CallbackError),
+        ("CallbackAlertTable", tables.Alert),
+    ],
 )
 def test_a_table_has_the_keys_of_its_model(logical_id: str, model: Any) -> None:
     properties = RESOURCES[logical_id]["Properties"]

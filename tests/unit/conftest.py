@@ -39,6 +39,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_ENDPOINT_URL",
         "AWS_ENDPOINT_URL_DYNAMODB",
         "AWS_ENDPOINT_URL_LAMBDA",
+        "AWS_ENDPOINT_URL_SES",
         "AWS_REGION",
         "AWS_SESSION_TOKEN",
         "SENTRY_DSN",
@@ -55,6 +56,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "ERROR_LOG_TABLE": "payment3-callback-error-log-test",
         "IDEMPOTENCY_TABLE": "payment3-payment-idempotency-test",
         "IDEMPOTENCY_DAYS": "35",
+        "ALERT_TABLE": "payment3-callback-alert-test",
+        "ALERT_WINDOW_MINUTES": "15",
         "EMAIL_FROM": "alerts@example.com",
         "EMAIL_TO": "oncall@example.com",
     }.items():
@@ -117,7 +120,12 @@ def tables() -> Iterator[dict[str, str]]:
     """The template's tables in an empty account: the name by the logical id."""
     with mock_aws():
         names = {}
-        for logical_id in ("WalletCallbackRecordTable", "PaymentIdempotencyTable", "CallbackErrorLogTable"):
+        for logical_id in (
+            "WalletCallbackRecordTable",
+            "PaymentIdempotencyTable",
+            "CallbackErrorLogTable",
+            "CallbackAlertTable",
+        ):
             properties = table(logical_id)
             boto3.client("dynamodb").create_table(**properties)
             names[logical_id] = properties["TableName"]

@@ -269,7 +269,7 @@ def test_a_conflict_tells_nothing_of_the_first_delivery(task: ModuleType, callba
     task.handler(event(callback), context())
     with pytest.raises(PaymentConflict) as error:
         task.handler(event(callback, userId="another", amount="7"), context())
-    assert str(error.value) == "The payment was processed already, for another amount or user"
+    assert str(error.value) == "The payment was delivered before, for another amount or user"
     # The chain below it holds DynamoDB's answer, and with it the item.
     assert error.value.__suppress_context__
 

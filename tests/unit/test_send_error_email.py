@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
@@ -6,7 +6,6 @@ from urllib.parse import parse_qsl
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ses import ses_backends
 
@@ -19,12 +18,17 @@ def refusal(code: str) -> bytes:
     return f"<ErrorResponse><Error><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>".encode()
 
 
+@pytest.fixture(autouse=True)
+def guard(tables: dict[str, str]) -> str:
+    """The table in which alerts are counted, in an account where no failure has been mailed yet."""
+    return tables["CallbackAlertTable"]
+
+
 @pytest.fixture
-def ses() -> Iterator[Any]:
+def ses() -> Any:
     """SES with a verified sender, and what it sent."""
-    with mock_aws():
-        boto3.client("ses").verify_email_identity(EmailAddress="alerts@example.com")
-        yield ses_backends[DEFAULT_ACCOUNT_ID]["ap-southeast-1"]
+    boto3.client("ses").verify_email_identity(EmailAddress="alerts@example.com")
+    return ses_backends[DEFAULT_ACCOUNT_ID]["ap-southeast-1"]
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def mail(load: Callable[..., ModuleType], service: Any) -> Callable[..., dict[st
 
     def sent(failure: dict[str, Any], **variables: str) -> dict[str, str]:
         service.answers(200, SENT)
-        task = load("send_error_email", AWS_ENDPOINT_URL=service.url, **variables)
+        task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url, **variables)
         assert task.handler(failure, None) == {"reported": True, "messageId": "m-1"}
         (request,) = service.requests
         return dict(parse_qsl(request.body.decode(), keep_blank_values=True, strict_parsing=True))
@@ -126,7 +130,7 @@ def test_an_unverified_sender_is_an_error_that_stays(
 def test_an_error_of_ses_that_passes_is_service_unavailable_and_left_to_the_state_to_retry(
     load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], code: str, status: int
 ) -> None:
-    task = load("send_error_email", AWS_ENDPOINT_URL=service.url)
+    task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.answers(status, refusal(code))
     with pytest.raises(ServiceUnavailable):
         task.handler(failure, None)
@@ -137,7 +141,7 @@ def test_an_error_of_ses_that_passes_is_service_unavailable_and_left_to_the_stat
 def test_an_error_of_ses_that_stays_keeps_its_own_name(
     load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], code: str
 ) -> None:
-    task = load("send_error_email", AWS_ENDPOINT_URL=service.url)
+    task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.answers(400, refusal(code))
     with pytest.raises(ClientError, match=code):
         task.handler(failure, None)
@@ -147,7 +151,7 @@ def test_an_error_of_ses_that_stays_keeps_its_own_name(
 def test_an_ses_that_does_not_answer_is_asked_once_and_given_up_within_the_steps_time(
     load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], within: Any
 ) -> None:
-    task = load("send_error_email", AWS_ENDPOINT_URL=service.url)
+    task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.hangs()
     with within(1.8), pytest.raises(ServiceUnavailable):
         task.handler(failure, None)
@@ -157,7 +161,7 @@ def test_an_ses_that_does_not_answer_is_asked_once_and_given_up_within_the_steps
 def test_an_ses_that_cannot_be_reached_is_given_up_within_the_steps_time(
     load: Callable[..., ModuleType], deaf: str, failure: dict[str, Any], within: Any
 ) -> None:
-    task = load("send_error_email", AWS_ENDPOINT_URL=deaf)
+    task = load("send_error_email", AWS_ENDPOINT_URL_SES=deaf)
     with within(1.8), pytest.raises(ServiceUnavailable):
         task.handler(failure, None)
 
@@ -168,3 +172,17 @@ def test_a_function_deployed_without_a_setting_fails_at_its_start(
 ) -> None:
     with pytest.raises(ConfigurationError, match=missing):
         load("send_error_email", **{missing: ""})
+
+
+def test_the_guard_knows_the_kind_of_a_failure_and_nothing_of_the_order(
+    load: Callable[..., ModuleType], ses: Any, failure: dict[str, Any], guard: str
+) -> None:
+    task = load("send_error_email")
+    assert task.handler(failure, None)["messageId"]
+    assert task.handler(failure | {"executionArn": "another"}, None) == {"reported": True, "messageId": None}
+    (item,) = boto3.resource("dynamodb").Table(guard).scan()["Items"]
+    assert item["kind"] == "bankappcallback#SaveCallbackRecord#ServiceUnavailable"
+    assert (item["suppressed"], item["summedUp"]) == (1, 0)
+    assert item["expiration"] > item["windowEndsAt"]
+    assert item.keys() == {"kind", "windowEndsAt", "openedBy", "suppressed", "summedUp", "expiration"}
+    assert len(ses.sent_messages) == 1

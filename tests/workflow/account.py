@@ -74,6 +74,11 @@ class Lambda:
         """Let the state's function fail: Lambda itself with an exception, the function with a FunctionError payload."""
         self._faults[state] += [fault] * times
 
+    def imported_by(self, state: str, name: str) -> Any:
+        """Return the module that the state's function imported by that name."""
+        (handler,) = (handler for arn, handler in self._handlers.items() if arn.split("-")[-2] == state)
+        return handler.__globals__[name]  # type: ignore[attr-defined]
+
     def lose_answer(self, state: str) -> None:
         """Let the state's function do its work once, and Step Functions not hear of it."""
         self._lost.add(state)

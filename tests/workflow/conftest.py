@@ -86,7 +86,12 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
     monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse_once)
     with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
-        for name in ("WalletCallbackRecordTable", "PaymentIdempotencyTable", "CallbackErrorLogTable"):
+        for name in (
+            "WalletCallbackRecordTable",
+            "PaymentIdempotencyTable",
+            "CallbackErrorLogTable",
+            "CallbackAlertTable",
+        ):
             client("dynamodb").create_table(**table(name))
         client("ses").verify_email_identity(EmailAddress=engine.PARAMETERS["EmailFrom"])
         yield

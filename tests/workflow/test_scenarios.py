@@ -47,7 +47,7 @@ REFUSED = {
 }
 CONFLICTING = {
     "success": False,
-    "error": "The payment was processed already, for another amount or user",
+    "error": "The payment was delivered before, for another amount or user",
     "message": FAILURE_MESSAGE,
 }
 INTERNAL = {"success": False, "error": "Internal error, request id {name}", "message": FAILURE_MESSAGE}

@@ -1,0 +1,65 @@
+"""Keeps repeated failures of one kind from becoming as many mails."""
+
+import time
+
+from pynamodb.exceptions import UpdateError
+
+from callbacks import config
+from callbacks.failure import Failure
+from callbacks.tables import Alert, bound
+from callbacks.telemetry import logger
+
+SECONDS_PER_MINUTE = 60
+DAYS_TO_KEEP_SECONDS = 90 * 24 * 60 * 60
+
+WINDOW_SECONDS = int(config.required("ALERT_WINDOW_MINUTES")) * SECONDS_PER_MINUTE
+Alerts = bound(Alert, config.required("ALERT_TABLE"))
+
+
+def open_window(failure: Failure) -> int | None:
+    """Return how many failures of the kind were not mailed since its last mail, or None where this one is not to be.
+
+    The first failure of a kind opens a window; those that follow until it ends are counted. A second attempt of the
+    failure that opened the window is let through again. Where the count cannot be kept, nothing is held back: 0.
+    """
+    now = int(time.time())
+    alert = Alerts(failure.kind)
+    try:
+        alert.update(
+            actions=[
+                Alert.windowEndsAt.set(now + WINDOW_SECONDS),
+                Alert.openedBy.set(failure.execution_arn),
+                Alert.summedUp.set(Alert.suppressed | 0),
+                Alert.suppressed.set(0),
+                Alert.expiration.set(now + WINDOW_SECONDS + DAYS_TO_KEEP_SECONDS),
+            ],
+            condition=Alert.kind.does_not_exist()
+            | (Alert.windowEndsAt <= now)
+            | (Alert.openedBy == failure.execution_arn),
+        )
+    except Exception as error:  # noqa: BLE001 - a broken guard must not silence anyone
+        if isinstance(error, UpdateError) and error.cause_response_code == "ConditionalCheckFailedException":
+            return _count(alert)
+        logger.warning("Alerts cannot be counted, the mail goes out", kind=failure.kind, error=type(error).__name__)
+        return 0
+    return int(alert.summedUp)
+
+
+def close_window(failure: Failure, summed_up: int) -> None:
+    """Undo `open_window` for a mail that did not go out, so that the next failure of the kind is mailed."""
+    try:
+        Alerts(failure.kind).update(
+            actions=[Alert.windowEndsAt.set(0), Alert.suppressed.set(Alert.suppressed + summed_up)],
+            condition=Alert.openedBy == failure.execution_arn,
+        )
+    except Exception as error:  # noqa: BLE001 - what matters is the mail's own error
+        logger.warning("The window stays open", kind=failure.kind, error=type(error).__name__)
+
+
+def _count(alert: Alert) -> int | None:
+    try:
+        alert.update(actions=[Alert.suppressed.add(1)])
+    except Exception as error:  # noqa: BLE001 - a broken guard must not silence anyone
+        logger.warning("Alerts cannot be counted, the mail goes out", kind=alert.kind, error=type(error).__name__)
+        return 0
+    return None
