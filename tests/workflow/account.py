@@ -101,7 +101,8 @@ class Lambda:
         context = SimpleNamespace(
             aws_request_id="8f5e",
             function_name=parameters["FunctionName"],
-            get_remaining_time_in_millis=lambda: 2000,
+            # Long enough that a slow machine changes nothing.
+            get_remaining_time_in_millis=lambda: 60_000,
         )
         try:
             result = self._handlers[parameters["FunctionName"]](json.loads(parameters["Payload"]), context)
@@ -209,10 +210,10 @@ class Workflow:
         self._waits = waits
         self._machine_arn = engine.create_machine(client("stepfunctions"))
 
-    def run(self, execution_input: Any) -> engine.Execution:
+    def run(self, execution_input: Any, **patience: float) -> engine.Execution:
         self._waits.clear()
         self.functions.attempts.clear()
-        execution = engine.run(client("stepfunctions"), self._machine_arn, execution_input)
+        execution = engine.run(client("stepfunctions"), self._machine_arn, execution_input, **patience)
         return replace(execution, attempts=self.functions.attempts.copy(), waits=self._waits.copy())
 
     @property

@@ -96,7 +96,9 @@ def create_machine(client: Any, definition: dict[str, Any] = DEFINITION) -> str:
     return arn
 
 
-def run(client: Any, machine_arn: str, execution_input: Any, timeout_seconds: float = 20) -> Execution:
+def run(
+    client: Any, machine_arn: str, execution_input: Any, timeout_seconds: float = 20, poll_seconds: float = 0.01
+) -> Execution:
     """Run the state machine to its end."""
     name = str(uuid4())
     started = client.start_execution(stateMachineArn=machine_arn, name=name, input=json.dumps(execution_input))
@@ -104,7 +106,7 @@ def run(client: Any, machine_arn: str, execution_input: Any, timeout_seconds: fl
     deadline = time.monotonic() + timeout_seconds
     while (described := client.describe_execution(executionArn=arn))["status"] == "RUNNING":
         assert time.monotonic() < deadline, f"The execution still runs after {timeout_seconds} s"
-        time.sleep(0.01)
+        time.sleep(poll_seconds)
     pages = client.get_paginator("get_execution_history").paginate(executionArn=arn)
     events = [event for page in pages for event in page["events"]]
     entered = [event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event]

@@ -114,7 +114,7 @@ def test_two_hundred_deliveries_at_once_are_two_hundred_answers_and_records_and_
     # Who meets a dispatch in progress has to wait for it in earnest, if not for long.
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=time.sleep))
     with ThreadPoolExecutor(50) as pool:
-        executions = list(pool.map(lambda _: workflow.run(delivery()), range(200)))
+        executions = list(pool.map(lambda _: workflow.run(delivery(), timeout_seconds=300, poll_seconds=1), range(200)))
 
     assert [execution.answer[0] for execution in executions] == [200] * 200
     assert [execution.answer[1]["duplicate"] for execution in executions].count(False) == 1
