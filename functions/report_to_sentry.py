@@ -46,12 +46,14 @@ class DirectTransport(Transport):
             raise SentryRefusal(f"Sentry answered {response.status}")
 
 
+ENVIRONMENT = config.required("ENVIRONMENT")
+
 dsn = config.optional("SENTRY_DSN")
 if dsn:
     # Only what the handler says goes out: no integration may add request data, arguments or local variables.
     sentry_sdk.init(
         dsn=dsn,
-        environment=config.required("ENVIRONMENT"),
+        environment=ENVIRONMENT,
         transport=DirectTransport,
         default_integrations=False,
         auto_enabling_integrations=False,
@@ -75,6 +77,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             "fingerprint": [failure.function_name, failure.step, failure.error],
             "tags": {
                 "function": failure.function_name,
+                "environment": ENVIRONMENT,
                 "step": failure.step,
                 "orderId": failure.order_id or "unknown",
                 "chargeId": failure.charge_id or "unknown",

@@ -157,6 +157,7 @@ def test_a_failure_reaches_all_three_reports(local: Local, make_body: MakeBody, 
     (event,) = local.sentry_events_of(answer)
     assert event["tags"] == {
         "function": "bankappcallback",
+        "environment": "local",
         "step": "ValidateCallback",
         "orderId": order_id,
         "chargeId": f"pay_{order_id}",

@@ -54,6 +54,7 @@ def test_an_event_says_what_failed_and_where_to_look(task: ModuleType, service: 
     assert event["exception"] == {"values": [{"type": "ServiceUnavailable", "value": "DynamoDB is <busy>"}]}
     assert event["tags"] == {
         "function": "bankappcallback",
+        "environment": "test",
         "step": "SaveCallbackRecord",
         "orderId": "482500007436",
         "chargeId": "pay_bankapp_123",

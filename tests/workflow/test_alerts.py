@@ -105,6 +105,16 @@ def test_a_mail_that_did_not_go_out_leaves_its_turn_and_its_count_to_the_next(wo
     assert [("3 more since the last mail" in mail.body) for mail in workflow.mails] == [False, True]
 
 
+def test_a_window_that_cannot_be_closed_hides_no_error_of_the_mail(workflow: Workflow) -> None:
+    workflow.wire.refuse(SEND_MAIL, "Throttling", times=2)
+    # Only the update that takes the count back adds one attribute to another.
+    workflow.wire.refuse((*COUNT_ALERT, " + "), "ThrottlingException", times=2)
+    execution = workflow.run({"body": body_of("missing-fields")})
+
+    assert {"reported": False, "error": "ServiceUnavailable"} in execution.reports
+    assert workflow.mails == []
+
+
 def test_a_mail_is_sent_by_the_second_attempt_when_the_first_was_killed(workflow: Workflow) -> None:
     # Step Functions does not hear of the first, which may have been killed after it opened the window.
     workflow.functions.lose_answer("SendErrorEmail")
