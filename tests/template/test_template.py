@@ -98,6 +98,14 @@ def test_the_machine_is_express_and_its_history_is_logged_for_the_console() -> N
     assert name.startswith("/aws/vendedlogs/states/")
 
 
+def test_an_execution_that_cannot_report_itself_rings() -> None:
+    alarms = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::CloudWatch::Alarm"]
+    assert {alarm["MetricName"] for alarm in alarms} == {"ExecutionsFailed", "ExecutionsTimedOut"}
+    for alarm in alarms:
+        assert alarm["Dimensions"] == [{"Name": "StateMachineArn", "Value": {"Ref": "BankAppCallback"}}]
+        assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
+
+
 def test_every_log_ends() -> None:
     groups = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::Logs::LogGroup"]
     assert len(groups) == 2
