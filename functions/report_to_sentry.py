@@ -74,7 +74,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         {
             "level": "error",
             "exception": {"values": [{"type": failure.error, "value": failure.message}]},
-            "fingerprint": [failure.function_name, failure.step, failure.error],
+            "fingerprint": list(failure.kind),
             "tags": {
                 "function": failure.function_name,
                 "environment": ENVIRONMENT,

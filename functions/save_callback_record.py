@@ -5,7 +5,7 @@ from typing import Any
 
 from pynamodb.exceptions import PutError
 
-from callbacks.tables import CallbackRecord, bound
+from callbacks.tables import CallbackRecord, bound, condition_failed
 from callbacks.telemetry import logger
 from callbacks.transient import transient_errors_named
 
@@ -41,7 +41,7 @@ def _put(record: CallbackRecord) -> bool:
         with transient_errors_named():
             record.save(condition=CallbackRecord.orderId.does_not_exist())
     except PutError as error:
-        if error.cause_response_code != "ConditionalCheckFailedException":
+        if not condition_failed(error):
             raise
         return False
     return True

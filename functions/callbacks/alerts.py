@@ -6,11 +6,11 @@ from pynamodb.exceptions import UpdateError
 
 from callbacks import config
 from callbacks.failure import Failure
-from callbacks.tables import Alert, bound
+from callbacks.tables import Alert, bound, condition_failed
 from callbacks.telemetry import logger
 
 SECONDS_PER_MINUTE = 60
-DAYS_TO_KEEP_SECONDS = 90 * 24 * 60 * 60
+SECONDS_TO_KEEP = 90 * 24 * 60 * 60
 
 WINDOW_SECONDS = int(config.required("ALERT_WINDOW_MINUTES")) * SECONDS_PER_MINUTE
 Alerts = bound(Alert, config.required("ALERT_TABLE"))
@@ -22,33 +22,17 @@ def open_window(failure: Failure) -> int | None:
     The first failure of a kind opens a window; those that follow until it ends are counted. A second attempt of the
     failure that opened the window is let through again. Where the count cannot be kept, nothing is held back: 0.
     """
-    now = int(time.time())
-    alert = Alerts(failure.kind)
     try:
-        alert.update(
-            actions=[
-                Alert.windowEndsAt.set(now + WINDOW_SECONDS),
-                Alert.openedBy.set(failure.execution_arn),
-                Alert.summedUp.set(Alert.suppressed | 0),
-                Alert.suppressed.set(0),
-                Alert.expiration.set(now + WINDOW_SECONDS + DAYS_TO_KEEP_SECONDS),
-            ],
-            condition=Alert.kind.does_not_exist()
-            | (Alert.windowEndsAt <= now)
-            | (Alert.openedBy == failure.execution_arn),
-        )
+        return _claim(_alert_of(failure), failure.execution_arn)
     except Exception as error:  # noqa: BLE001 - a broken guard must not silence anyone
-        if isinstance(error, UpdateError) and error.cause_response_code == "ConditionalCheckFailedException":
-            return _count(alert)
         logger.warning("Alerts cannot be counted, the mail goes out", kind=failure.kind, error=type(error).__name__)
         return 0
-    return int(alert.summedUp)
 
 
 def close_window(failure: Failure, summed_up: int) -> None:
     """Undo `open_window` for a mail that did not go out, so that the next failure of the kind is mailed."""
     try:
-        Alerts(failure.kind).update(
+        _alert_of(failure).update(
             actions=[Alert.windowEndsAt.set(0), Alert.suppressed.set(Alert.suppressed + summed_up)],
             condition=Alert.openedBy == failure.execution_arn,
         )
@@ -56,10 +40,27 @@ def close_window(failure: Failure, summed_up: int) -> None:
         logger.warning("The window stays open", kind=failure.kind, error=type(error).__name__)
 
 
-def _count(alert: Alert) -> int | None:
+def _claim(alert: Alert, execution_arn: str) -> int | None:
+    now = int(time.time())
     try:
+        alert.update(
+            actions=[
+                Alert.windowEndsAt.set(now + WINDOW_SECONDS),
+                Alert.openedBy.set(execution_arn),
+                Alert.summedUp.set(Alert.suppressed | 0),
+                Alert.suppressed.set(0),
+                Alert.expiration.set(now + WINDOW_SECONDS + SECONDS_TO_KEEP),
+            ],
+            condition=Alert.kind.does_not_exist() | (Alert.windowEndsAt <= now) | (Alert.openedBy == execution_arn),
+        )
+    except UpdateError as error:
+        if not condition_failed(error):
+            raise
         alert.update(actions=[Alert.suppressed.add(1)])
-    except Exception as error:  # noqa: BLE001 - a broken guard must not silence anyone
-        logger.warning("Alerts cannot be counted, the mail goes out", kind=alert.kind, error=type(error).__name__)
-        return 0
-    return None
+        return None
+    return int(alert.summedUp)
+
+
+def _alert_of(failure: Failure) -> Alert:
+    alert: Alert = Alerts("#".join(failure.kind))
+    return alert

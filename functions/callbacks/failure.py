@@ -29,9 +29,9 @@ class Failure:
     event: Any
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> tuple[str, str, str]:
         """What this failure has in common with its like: function, step and error."""
-        return f"{self.function_name}#{self.step}#{self.error}"
+        return self.function_name, self.step, self.error
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:

@@ -7,6 +7,7 @@ from typing import cast
 
 from pynamodb.attributes import Attribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.constants import NUMBER
+from pynamodb.exceptions import PynamoDBException
 from pynamodb.models import Model
 
 CONNECT_TIMEOUT_SECONDS = 0.5
@@ -77,6 +78,11 @@ class Alert(Model):
     suppressed = NumberAttribute()
     summedUp = NumberAttribute()
     expiration = NumberAttribute()
+
+
+def condition_failed(error: PynamoDBException) -> bool:
+    """Tell whether a write was refused by its own condition, rather than by DynamoDB."""
+    return error.cause_response_code == "ConditionalCheckFailedException"
 
 
 @cache
