@@ -11,6 +11,7 @@ from aws_lambda_powertools.utilities.idempotency import (
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
     IdempotencyInconsistentStateError,
+    IdempotencyPersistenceLayerError,
     IdempotencyValidationError,
 )
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -21,13 +22,15 @@ from callbacks.errors import DispatchInProgress, PaymentConflict
 from callbacks.telemetry import logger
 from callbacks.transient import transient_errors_named
 
+CONFLICT = "The payment was delivered before, for another amount or user"
 SECONDS_PER_DAY = 24 * 60 * 60
 
-# Both calls of a first dispatch fit into the step's timeout; the client's one more attempt covers a single throttle.
+# Any of the four calls may be slow, or throttled once, within the function's time; not all of them.
 CLIENT_CONFIG = Config(connect_timeout=0.5, read_timeout=1, retries={"total_max_attempts": 1})
 CLAIM_CONFIG = Config(connect_timeout=0.5, read_timeout=0.5, retries={"total_max_attempts": 2, "mode": "standard"})
 
 lambda_client = boto3.client("lambda", config=CLIENT_CONFIG)
+dynamodb = boto3.client("dynamodb", config=CLAIM_CONFIG)
 claims = DynamoDBPersistenceLayer(table_name=config.required("IDEMPOTENCY_TABLE"), boto_config=CLAIM_CONFIG)
 idempotency = IdempotencyConfig(
     event_key_jmespath="[channel, orderId, paymentId]",
@@ -41,8 +44,8 @@ idempotency = IdempotencyConfig(
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Invoke the process-paid function asynchronously; its payload is the body, byte for byte as it was received.
 
-    Takes `channel`, `function` (name of the process-paid function) and `callback` (what ValidateCallback
-    returned).
+    Takes `channel`, `function` (name of the process-paid function), `table` (the channel's records) and `callback`
+    (what ValidateCallback returned).
     Returns `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted, and `isDuplicate`: true where that was
     another delivery of the same payment.
     Raises PaymentConflict, DispatchInProgress and ServiceUnavailable.
@@ -59,9 +62,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     }
     try:
         with transient_errors_named():
-            dispatched_by = dispatch(payment=payment, function=event["function"], callback=callback)
+            dispatched_by = dispatch_or_find(payment, event)
     except IdempotencyValidationError:
-        raise PaymentConflict("The payment was delivered before, for another amount or user") from None
+        raise PaymentConflict(CONFLICT) from None
     except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError) as error:
         raise DispatchInProgress("Another delivery of the payment is being processed") from error
     is_duplicate = dispatched_by != callback["deliveryId"]
@@ -75,6 +78,19 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"dispatchedBy": dispatched_by, "isDuplicate": is_duplicate}
 
 
+def dispatch_or_find(payment: dict[str, Any], event: dict[str, Any]) -> str:
+    """Return the delivery of the payment that was dispatched: this one, or an earlier one."""
+    accepted: list[str] = []
+    try:
+        return str(dispatch(payment=payment, event=event, accepted=accepted))
+    except IdempotencyPersistenceLayerError:
+        if not accepted:
+            raise
+        # Lambda has it, and only the note of that is missing: another attempt would hand the payment on again.
+        logger.warning("The dispatch could not be noted", deliveryId=accepted[0])
+        return accepted[0]
+
+
 @idempotent_function(  # type: ignore[untyped-decorator]
     data_keyword_argument="payment",
     persistence_store=claims,
@@ -82,7 +98,39 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     # Otherwise the key holds the names of this function, and renaming one forgets every payment.
     key_prefix="payment",
 )
-def dispatch(*, payment: dict[str, Any], function: str, callback: dict[str, Any]) -> str:
-    """Invoke once per payment; return the delivery that was dispatched, this one or an earlier one."""
-    lambda_client.invoke(FunctionName=function, InvocationType="Event", Payload=callback["body"].encode())
-    return str(callback["deliveryId"])
+def dispatch(*, payment: dict[str, Any], event: dict[str, Any], accepted: list[str]) -> str:
+    """Invoke once per payment; `accepted` gets the delivery that Lambda has taken as soon as that is known."""
+    callback = event["callback"]
+    earlier = recorded_dispatch(payment, event["table"])
+    if not earlier:
+        lambda_client.invoke(FunctionName=event["function"], InvocationType="Event", Payload=callback["body"].encode())
+    accepted.append(earlier or callback["deliveryId"])
+    return accepted[0]
+
+
+def recorded_dispatch(payment: dict[str, Any], table: str) -> str | None:
+    """Return the delivery of the payment that the records say was dispatched, or None.
+
+    They know it where the claim could not be noted, and for longer than a claim is kept. One page of the latest is
+    read, 1 MB, so that nobody can make it longer by delivering much for an order. Raises PaymentConflict where it was
+    for another amount or user.
+    """
+    answer = dynamodb.query(
+        TableName=table,
+        KeyConditionExpression="orderId = :order",
+        FilterExpression="paymentId = :payment AND channel = :channel AND attribute_exists(dispatchedBy)",
+        ProjectionExpression="dispatchedBy, userId, amount",
+        ExpressionAttributeValues={
+            ":order": {"S": payment["orderId"]},
+            ":payment": {"S": payment["paymentId"]},
+            ":channel": {"S": payment["channel"]},
+        },
+        ConsistentRead=True,
+        ScanIndexForward=False,
+    )
+    for record in answer["Items"]:
+        amount = model.canonical_amount(record["amount"]["N"]) if "amount" in record else None
+        if (record["userId"]["S"], amount) != (payment["userId"], payment["amount"]):
+            raise PaymentConflict(CONFLICT)
+        return record["dispatchedBy"]["S"]
+    return None

@@ -22,7 +22,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     body = delivery.get("body")
     callback = model.parse(body)
     request_id = model.request_id(delivery, event["executionName"])
-    received_at = model.timestamp(delivery.get("receivedAt"), event["startedAt"])
+    received_at = model.received_at(delivery, event["startedAt"])
     return {
         "orderId": callback.order_id,
         "paymentId": callback.payment_id,

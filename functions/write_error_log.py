@@ -1,34 +1,67 @@
 """WriteErrorLog: keeps the failure and the delivery that caused it, so that it can be explained and run again."""
 
 import json
+from datetime import datetime
 from typing import Any
 
-from callbacks import config
+from pynamodb.exceptions import UpdateError
+from pynamodb.expressions.update import Action
+
+from callbacks import config, redrives
 from callbacks.failure import Failure
-from callbacks.tables import CallbackError, bound
+from callbacks.tables import CallbackError, Status, bound, condition_failed
 from callbacks.transient import transient_errors_named
 
 ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Write one item per failed execution; a second attempt writes the same item again.
+    """Write one item per delivery; a second attempt writes the same item again.
 
+    A first failure opens the item: the delivery will be run again, unless the delivery itself is what is wrong. At a
+    later one only what failed is noted; what follows from it is for SettleFailure to say.
     Takes what Failure.from_event takes. Returns `reported`: true. Raises ServiceUnavailable.
     """
     failure = Failure.from_event(event)
+    item = ErrorLog(failure.request_id)
     with transient_errors_named():
-        ErrorLog(
-            executionArn=failure.execution_arn,
-            functionName=failure.function_name,
-            occurredAt=failure.occurred_at,
-            channel=failure.channel,
-            step=failure.step,
-            error=failure.error,
-            cause=failure.cause,
-            orderId=failure.order_id,
-            chargeId=failure.charge_id,
-            requestId=failure.request_id,
-            event=json.dumps(failure.event),
-        ).save()
+        try:
+            item.update(
+                actions=[*_facts(failure), *_opening(failure)],
+                condition=CallbackError.status.does_not_exist() | (CallbackError.status == Status.RESOLVED),
+            )
+        except UpdateError as error:
+            if not condition_failed(error):
+                raise
+            item.update(actions=_facts(failure))
     return {"reported": True}
+
+
+def _facts(failure: Failure) -> list[Action]:
+    facts: list[Action] = [
+        CallbackError.functionName.set(failure.function_name),
+        CallbackError.occurredAt.set(CallbackError.occurredAt | failure.occurred_at),
+        CallbackError.receivedAt.set(failure.received_at),
+        CallbackError.channel.set(failure.channel),
+        CallbackError.executionArn.set(failure.execution_arn),
+        CallbackError.step.set(failure.step),
+        CallbackError.error.set(failure.error),
+        CallbackError.cause.set(failure.cause),
+        CallbackError.event.set(json.dumps(failure.event)),
+    ]
+    if failure.order_id is not None:
+        facts.append(CallbackError.orderId.set(failure.order_id))
+    if failure.charge_id is not None:
+        facts.append(CallbackError.chargeId.set(failure.charge_id))
+    return facts
+
+
+def _opening(failure: Failure) -> list[Action]:
+    due = CallbackError.nextAttemptAt
+    return [
+        CallbackError.status.set(Status.OPEN),
+        CallbackError.attempts.set(0),
+        due.remove()
+        if failure.is_refusal
+        else due.set(redrives.due_after(0, datetime.fromisoformat(failure.occurred_at))),
+    ]

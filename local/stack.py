@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Stack:
 
     `state_dir` keeps the emulator's state for the next start. `enforce_iam` makes the emulator refuse what a function's
     role does not allow. `wait_scale` shortens the pauses between retries (0.1 makes one second 100 ms).
-    `alert_window_minutes` is the template's parameter.
+    `parameters` are the template's, where others than its defaults are wanted.
     """
 
     aws_port: int = 4566
@@ -55,7 +56,7 @@ class Stack:
     state_dir: Path | None = None
     enforce_iam: bool = False
     wait_scale: float = 1
-    alert_window_minutes: int = 15
+    parameters: Mapping[str, str] = field(default_factory=dict)
     say: Callable[[str], None] = print
     _exits: ExitStack = field(default_factory=ExitStack, init=False)
 
@@ -188,8 +189,8 @@ class Stack:
             "EmailFrom": EMAIL_FROM,
             "EmailTo": EMAIL_TO,
             "SentryDsn": self.sentry_dsn,
-            "AlertWindowMinutes": str(self.alert_window_minutes),
             "LogRetentionDays": "1",
+            **self.parameters,
         }
         self._sam(
             "deploy",
@@ -225,17 +226,16 @@ class Stack:
             raise LocalStackError(f"sam {command} failed:\n{run.stdout}{run.stderr}")
 
     def _start_functions(self) -> None:
-        """Start as many processes of each function as run at once, so that no callback waits for its imports.
+        """Start as many processes of each of the callback's functions as run at once, so that none waits for imports.
 
         The empty event reaches no AWS call: each handler fails at reading it.
         """
-        aws_lambda = self.client("lambda")
-        resources = self.client("cloudformation").describe_stack_resources(StackName=STACK_NAME)["StackResources"]
-        functions = [r["PhysicalResourceId"] for r in resources if r["ResourceType"] == "AWS::Lambda::Function"]
+        machine = self.client("stepfunctions").describe_state_machine(stateMachineArn=self.outputs["StateMachineArn"])
+        functions = sorted(set(re.findall(r"arn:aws:lambda:[^\"]+", machine["definition"])))
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             for function in functions:
                 for _ in range(CONCURRENCY):
-                    pool.submit(aws_lambda.invoke, FunctionName=function, Payload=b"{}")
+                    pool.submit(self.client("lambda").invoke, FunctionName=function, Payload=b"{}")
 
 
 def require_free_port(port: int, variable: str) -> None:

@@ -16,8 +16,10 @@ FUNCTIONS: dict[str, Any] = {
     for name, resource in RESOURCES.items()
     if resource["Type"] == "AWS::Serverless::Function"
 }
-DEFINITION_TEXT = (ROOT / "statemachine/callback.asl.json").read_text()
-DEFINITION: dict[str, Any] = json.loads(DEFINITION_TEXT)
+# The state machines, by the name of their file.
+MACHINES = {"callback": "BankAppCallback", "healing": "BankAppHealing"}
+DEFINITION_TEXTS = {name: (ROOT / f"statemachine/{name}.asl.json").read_text() for name in MACHINES}
+DEFINITIONS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in DEFINITION_TEXTS.items()}
 
 
 def table(name: str, branch: str = "test") -> dict[str, Any]:
@@ -28,12 +30,17 @@ def table(name: str, branch: str = "test") -> dict[str, Any]:
 
 
 def all_states(machine: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return all states of a machine by name, those of its branches too."""
+    """Return all states of a machine by name, those inside of its Parallel and Map states too."""
     states = dict(machine["States"])
     for state in machine["States"].values():
-        for branch in state.get("Branches", []):
-            states |= all_states(branch)
+        inner = [*state.get("Branches", []), *([state["ItemProcessor"]] if "ItemProcessor" in state else [])]
+        for sub_machine in inner:
+            states |= all_states(sub_machine)
     return states
 
 
-STATES = all_states(DEFINITION)
+# By machine, and then by name: a task that both use is a state of either.
+STATES = {name: all_states(machine) for name, machine in DEFINITIONS.items()}
+# The functions that a callback passes through.
+CALLBACK_TASKS = [name for name in FUNCTIONS if name in STATES["callback"]]
+TABLES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::DynamoDB::Table"]

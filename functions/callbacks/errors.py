@@ -1,12 +1,16 @@
 """The errors that a task may raise; their class names are what `ErrorEquals` in the state machine says."""
 
 
-class InvalidCallback(ValueError):
-    """The callback breaks a rule; the message names each field and what is wrong, and goes to the caller as it is."""
+class Refusal(Exception):
+    """What is wrong is the callback; running it again does not help, and the message goes to the caller as it is."""
 
 
-class PaymentConflict(Exception):
-    """The payment was delivered before with another amount or for another user; a retry does not help."""
+class InvalidCallback(Refusal):
+    """The callback breaks a rule; the message names each field and what is wrong."""
+
+
+class PaymentConflict(Refusal):
+    """The payment was delivered before with another amount or for another user."""
 
 
 class DispatchInProgress(Exception):
@@ -15,6 +19,10 @@ class DispatchInProgress(Exception):
 
 class ServiceUnavailable(Exception):
     """A service that we call throttles, fails or does not answer; the same call may succeed a moment later."""
+
+
+class InvalidSelection(Exception):
+    """What a person asked the healing workflow to run again is not understood; the message says what is."""
 
 
 class ConfigurationError(RuntimeError):

@@ -2,9 +2,13 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
-from callbacks import model
+from callbacks import model, times
+from callbacks.errors import Refusal
+
+REFUSALS = {refusal.__name__ for refusal in Refusal.__subclasses__()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Failure:
     order_id: str | None
     charge_id: str | None
     occurred_at: str
+    received_at: str
     execution_arn: str
     request_id: str
     event: Any
@@ -33,12 +38,17 @@ class Failure:
         """What this failure has in common with its like: function, step and error."""
         return self.function_name, self.step, self.error
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the callback itself is what is wrong."""
+        return self.error in REFUSALS
+
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what ReportFailure passes to each report.
 
         Takes `channel`, `functionName`, `failure` (`{state: {"Error": …, "Cause": …}}`, as the state's Catch wrote it),
-        `event` (the workflow's input), `occurredAt`, `executionArn` and `executionName`.
+        `event` (the workflow's input), `occurredAt`, `executionArn`, `executionName` and `startedAt`.
         """
         ((step, details),) = event["failure"].items()
         delivery = event["event"]
@@ -53,7 +63,8 @@ class Failure:
             cause=cause,
             order_id=order_id,
             charge_id=charge_id,
-            occurred_at=event["occurredAt"],
+            occurred_at=times.iso(datetime.fromisoformat(event["occurredAt"])),
+            received_at=model.received_at(delivery, event["startedAt"]),
             execution_arn=event["executionArn"],
             request_id=model.request_id(delivery, event["executionName"]),
             event=delivery,

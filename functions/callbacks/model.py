@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 
+from callbacks import times
 from callbacks.errors import InvalidCallback
 
 MAX_BODY_BYTES = 32 * 1024
@@ -87,9 +88,9 @@ def canonical_amount(amount: str | None) -> str | None:
 
 
 def request_id(delivery: Any, fallback: str) -> str:
-    """Return the id of the request that brought the delivery; where it has none of its own, `fallback`."""
+    """Return the id of the request that brought the delivery; where it has no usable one of its own, `fallback`."""
     own = delivery.get("requestId") if isinstance(delivery, dict) else None
-    return own if isinstance(own, str) and own else fallback
+    return own if isinstance(own, str) and 0 < len(own) <= MAX_ID_CHARACTERS and own.isprintable() else fallback
 
 
 def timestamp(received_at: object, fallback: str) -> str:
@@ -98,8 +99,12 @@ def timestamp(received_at: object, fallback: str) -> str:
     `received_at` is in milliseconds since 1970 (API Gateway's requestTimeEpoch); where it is not a number of this
     calendar, `fallback`, ISO 8601 text with its offset, is taken.
     """
-    moment = _moment(received_at) or datetime.fromisoformat(fallback).astimezone(UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return times.iso(_moment(received_at) or datetime.fromisoformat(fallback))
+
+
+def received_at(delivery: Any, fallback: str) -> str:
+    """Return the time of receipt of a delivery of any shape, as `timestamp` does."""
+    return timestamp(delivery.get("receivedAt") if isinstance(delivery, dict) else None, fallback)
 
 
 def _moment(milliseconds: object) -> datetime | None:

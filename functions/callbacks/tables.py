@@ -1,6 +1,7 @@
 """The DynamoDB tables as PynamoDB models; their keys are those of template.yaml."""
 
 from decimal import Decimal
+from enum import StrEnum
 from functools import cache
 from types import new_class
 from typing import cast
@@ -8,6 +9,7 @@ from typing import cast
 from pynamodb.attributes import Attribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.constants import NUMBER
 from pynamodb.exceptions import PynamoDBException
+from pynamodb.indexes import AllProjection, GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 
 CONNECT_TIMEOUT_SECONDS = 0.5
@@ -26,11 +28,23 @@ class DecimalAttribute(Attribute[Decimal]):
         return Decimal(value)
 
 
+class Undispatched(GlobalSecondaryIndex["CallbackRecord"]):
+    """The paid records of a channel that have no confirmed dispatch, by time of receipt."""
+
+    class Meta:
+        index_name = "undispatched"
+        projection = KeysOnlyProjection()
+
+    channel = UnicodeAttribute(hash_key=True)
+    undispatchedSince = UnicodeAttribute(range_key=True)
+
+
 class CallbackRecord(Model):
-    """One delivery of a callback, written once and never changed.
+    """One delivery of a callback: what was received never changes, what became of it is noted once.
 
     The range key starts with the time of receipt, so one Query on `orderId` reads all callbacks of an order in order of
-    arrival.
+    arrival. `undispatchedSince` is the time of receipt for as long as a paid delivery waits for its dispatch to be
+    confirmed; `dispatchedBy` is then the delivery that was dispatched, this one or an earlier one of the same payment.
     """
 
     orderId = UnicodeAttribute(hash_key=True)
@@ -47,22 +61,84 @@ class CallbackRecord(Model):
     receivedAt = UnicodeAttribute()
     sourceIp = UnicodeAttribute(null=True)
     executionArn = UnicodeAttribute()
+    undispatchedSince = UnicodeAttribute(null=True)
+    dispatchedBy = UnicodeAttribute(null=True)
+
+    undispatched = Undispatched()
+
+
+class Due(GlobalSecondaryIndex["CallbackError"]):
+    """The failed deliveries of a channel that will be run again, by the time when."""
+
+    class Meta:
+        index_name = "due"
+        projection = AllProjection()
+
+    channel = UnicodeAttribute(hash_key=True)
+    nextAttemptAt = UnicodeAttribute(range_key=True)
+
+
+class ByFunction(GlobalSecondaryIndex["CallbackError"]):
+    """The failed deliveries of a function, by the time of the first failure."""
+
+    class Meta:
+        index_name = "byFunction"
+        projection = AllProjection()
+
+    functionName = UnicodeAttribute(hash_key=True)
+    occurredAt = UnicodeAttribute(range_key=True)
+
+
+class ByOrder(GlobalSecondaryIndex["CallbackError"]):
+    """The failed deliveries of an order, by the time of the first failure."""
+
+    class Meta:
+        index_name = "byOrder"
+        projection = AllProjection()
+
+    orderId = UnicodeAttribute(hash_key=True)
+    occurredAt = UnicodeAttribute(range_key=True)
+
+
+class Status(StrEnum):
+    """OPEN waits for its next attempt or, where none is due, for a person. REDRIVEN is being run again at this moment.
+
+    RESOLVED was run again and succeeded. GIVEN_UP failed at the last attempt that is made by itself.
+    """
+
+    OPEN = "open"
+    REDRIVEN = "redriven"
+    RESOLVED = "resolved"
+    GIVEN_UP = "given up"
 
 
 class CallbackError(Model):
-    """One failed execution, with all that is needed to understand it and to run it again."""
+    """One delivery that failed, with all that is needed to understand it and to run it again.
 
-    executionArn = UnicodeAttribute(hash_key=True)
+    `occurredAt` is the time of its first failure; `step`, `error`, `cause` and `executionArn` are those of its last.
+    `attempts` counts how often it was run again; `nextAttemptAt` is there as long as it will be by itself.
+    """
+
+    requestId = UnicodeAttribute(hash_key=True)
     functionName = UnicodeAttribute()
     occurredAt = UnicodeAttribute()
+    receivedAt = UnicodeAttribute()
     channel = UnicodeAttribute()
+    executionArn = UnicodeAttribute()
     step = UnicodeAttribute()
     error = UnicodeAttribute()
     cause = UnicodeAttribute()
     orderId = UnicodeAttribute(null=True)
     chargeId = UnicodeAttribute(null=True)
-    requestId = UnicodeAttribute()
     event = UnicodeAttribute()
+    status = UnicodeAttribute()
+    attempts = NumberAttribute()
+    lastResult = UnicodeAttribute(null=True)
+    nextAttemptAt = UnicodeAttribute(null=True)
+
+    due = Due()
+    byFunction = ByFunction()
+    byOrder = ByOrder()
 
 
 class Alert(Model):

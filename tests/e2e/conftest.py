@@ -6,14 +6,17 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from local.server import Server, sentry_dsn, serving
-from local.stack import Stack, free_ports
+from local.stack import STACK_NAME, Stack, free_ports
 
+# Every failure is mailed, and healing starts as soon as it can on AWS.
+PARAMETERS = {"AlertWindowMinutes": "0", "HealingMinutes": "1", "DispatchAgeMinutes": "1", "RedriveDelayMinutes": "0"}
 CALLBACK_PATH = "/bankapp/callback"
 
 
@@ -48,6 +51,15 @@ class Local:
             assert response.headers["Content-Type"] == "application/json"
             return Answer(response.status, dict(response.headers), json.loads(response.read()))
 
+    def set_schedule(self, state: str) -> None:
+        """Let the schedule of the healing workflow be ENABLED or DISABLED."""
+        scheduler = self.stack.client("scheduler")
+        (name,) = (schedule["Name"] for schedule in scheduler.list_schedules()["Schedules"])
+        known = ("Name", "ScheduleExpression", "FlexibleTimeWindow", "Target")
+        deployed = scheduler.get_schedule(Name=name)
+        assert deployed["State"] != state
+        scheduler.update_schedule(**{member: deployed[member] for member in known}, State=state)
+
     def records_of(self, order_id: str) -> list[dict[str, Any]]:
         return [record for record in self.server.desk.records() if record["orderId"] == order_id]
 
@@ -65,7 +77,7 @@ class Local:
         return [event for event in events if event["contexts"]["execution"]["requestId"] == request_id]
 
     def payloads_of(self, order_id: str, at_least: int = 1) -> list[str]:
-        """Return what process-paid was called with for an order, as it came.
+        """Return what process-paid was called with for the orders whose id starts so, as it came.
 
         The calls are asynchronous: wait for as many as expected, and a moment longer for one that should not come.
         """
@@ -77,17 +89,40 @@ class Local:
 
     def _payloads_of(self, order_id: str) -> list[str]:
         payloads = [call["payload"] for call in self.server.desk.process_paid()]
-        return [payload for payload in payloads if json.loads(payload)["orderId"] == order_id]
+        return [payload for payload in payloads if json.loads(payload)["orderId"].startswith(order_id)]
+
+
+@contextmanager
+def without_permissions(local: Local, function: str) -> Iterator[None]:
+    """Take the inline policies of a function's role away for the time of a `with` block."""
+    iam = local.stack.client("iam")
+    resource = local.stack.client("cloudformation").describe_stack_resource(
+        StackName=STACK_NAME, LogicalResourceId=f"{function}Role"
+    )
+    role = resource["StackResourceDetail"]["PhysicalResourceId"]
+    names = iam.list_role_policies(RoleName=role)["PolicyNames"]
+    assert names, f"{function} has no permissions that could be taken away"
+    policies = {name: iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names}
+    for name in names:
+        iam.delete_role_policy(RoleName=role, PolicyName=name)
+    try:
+        yield
+    finally:
+        for name, policy in policies.items():
+            iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(policy))
 
 
 @pytest.fixture(scope="session")
 def local() -> Iterator[Local]:
     aws_port, api_port = free_ports(2)
     with (
-        Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1, alert_window_minutes=0) as stack,
+        Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1, parameters=PARAMETERS) as stack,
         serving(stack, api_port, list[str]().append) as server,
     ):
-        yield Local(stack, server)
+        local = Local(stack, server)
+        # Otherwise it runs again what a test has just let fail and wants to look at.
+        local.set_schedule("DISABLED")
+        yield local
 
 
 @pytest.fixture

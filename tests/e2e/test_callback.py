@@ -1,6 +1,8 @@
 """HTTP against the local stack: what a callback leads to, from the answer to the last table."""
 
 import json
+import random
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -43,6 +45,32 @@ def test_two_hundred_deliveries_of_a_payment_at_once_are_dispatched_once(
     assert [answer.body["duplicate"] for answer in answers].count(False) == 1
     assert len(local.records_of(order_id)) == 200
     assert local.payloads_of(order_id) == [body]
+
+
+def test_fifty_mixed_deliveries_at_once_each_have_their_outcome(
+    local: Local, make_body: MakeBody, order_id: str
+) -> None:
+    def of_payment(number: int, **fields: object) -> str:
+        return make_body(orderId=f"{order_id}-{number}", paymentId=f"pay-{number}", **fields)
+
+    paid = [of_payment(number, amount=100 + number) for number in range(25)]
+    again = paid[:10]
+    declined = [of_payment(number, success=False) for number in range(25, 35)]
+    invalid = [of_payment(number, userId=None) for number in range(35, 40)]
+    bodies = [*paid, *declined, *again, *invalid]
+    random.Random(1).shuffle(bodies)  # noqa: S311 any order does
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(local.post, bodies))
+
+    outcomes = Counter(
+        (answer.status, answer.body.get("processing"), answer.body.get("duplicate")) for answer in answers
+    )
+    assert outcomes == {(200, True, False): 25, (200, True, True): 10, (200, False, False): 10, (500, None, None): 5}
+    recorded = [record["body"] for record in local.server.desk.records() if record["orderId"].startswith(order_id)]
+    assert sorted(recorded) == sorted([*paid, *again, *declined])
+    refused = [error for error in local.server.desk.errors() if str(error.get("orderId")).startswith(order_id)]
+    assert sorted(json.loads(error["event"])["body"] for error in refused) == sorted(invalid)
+    assert sorted(local.payloads_of(order_id, at_least=25)) == sorted(paid)
 
 
 def test_a_payment_with_another_amount_is_a_conflict(local: Local, make_body: MakeBody, order_id: str) -> None:

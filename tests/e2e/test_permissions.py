@@ -1,35 +1,12 @@
 """Each statement of a task's role is needed: without it, under IAM enforcement, that step fails and only that."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
-from local.stack import STACK_NAME
-from tests.e2e.conftest import Local
+from tests.e2e.conftest import Local, without_permissions
 
 MakeBody = Callable[..., str]
-
-
-@contextmanager
-def without_permissions(local: Local, function: str) -> Iterator[None]:
-    """Take the inline policies of a function's role away for the time of a `with` block."""
-    iam = local.stack.client("iam")
-    resource = local.stack.client("cloudformation").describe_stack_resource(
-        StackName=STACK_NAME, LogicalResourceId=f"{function}Role"
-    )
-    role = resource["StackResourceDetail"]["PhysicalResourceId"]
-    names = iam.list_role_policies(RoleName=role)["PolicyNames"]
-    assert names, f"{function} has no permissions that could be taken away"
-    policies = {name: iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names}
-    for name in names:
-        iam.delete_role_policy(RoleName=role, PolicyName=name)
-    try:
-        yield
-    finally:
-        for name, policy in policies.items():
-            iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(policy))
 
 
 @pytest.mark.parametrize("step", ["SaveCallbackRecord", "InvokeProcessPaid"])

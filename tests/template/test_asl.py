@@ -1,4 +1,4 @@
-"""The state machine by the rules of Amazon States Language, as asl-validator has them."""
+"""The state machines by the rules of Amazon States Language, as asl-validator has them."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from local.stack import ROOT
-from tests.sources import DEFINITION
+from tests.sources import DEFINITIONS, MACHINES
 
 HERE = Path(__file__).parent
 
@@ -29,13 +29,14 @@ def validate(validator: Path, file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([validator, "--json-path", file], capture_output=True, text=True, check=False)
 
 
-def test_the_machine_is_valid(validator: Path) -> None:
-    run = validate(validator, ROOT / "statemachine/callback.asl.json")
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_machine_is_valid(validator: Path, machine: str) -> None:
+    run = validate(validator, ROOT / f"statemachine/{machine}.asl.json")
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_the_validator_sees_a_transition_to_nowhere(validator: Path, tmp_path: Path) -> None:
-    broken = DEFINITION | {"StartAt": "Nowhere"}
+    broken = DEFINITIONS["callback"] | {"StartAt": "Nowhere"}
     file = tmp_path / "broken.asl.json"
     file.write_text(json.dumps(broken))
     assert validate(validator, file).returncode == 1

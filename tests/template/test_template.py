@@ -7,7 +7,7 @@ import pytest
 from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer
 
 from callbacks import tables
-from tests.sources import RESOURCES
+from tests.sources import RESOURCES, STATES, TABLES, TEMPLATE
 
 ALLOWED_ACTIONS = {
     "ValidateCallback": set[str](),
@@ -17,10 +17,31 @@ ALLOWED_ACTIONS = {
         "dynamodb:PutItem",
         "dynamodb:UpdateItem",
         "dynamodb:DeleteItem",
+        "dynamodb:Query",
     },
-    "WriteErrorLog": {"dynamodb:PutItem"},
+    "WriteErrorLog": {"dynamodb:UpdateItem"},
     "ReportToSentry": set[str](),
     "SendErrorEmail": {"ses:SendEmail", "dynamodb:UpdateItem"},
+    "CollectUndispatched": {"dynamodb:Query", "dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:PutItem"},
+    "FindFailures": {"dynamodb:GetItem", "dynamodb:Query"},
+    "ClaimFailure": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
+    "SettleFailure": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
+}
+LOG_DELIVERY = {
+    "logs:CreateLogDelivery",
+    "logs:GetLogDelivery",
+    "logs:UpdateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:DescribeResourcePolicies",
+    "logs:DescribeLogGroups",
+}
+TRACING = {
+    "xray:PutTraceSegments",
+    "xray:PutTelemetryRecords",
+    "xray:GetSamplingRules",
+    "xray:GetSamplingTargets",
 }
 
 
@@ -49,22 +70,27 @@ def test_no_function_shares_a_role() -> None:
     assert not any("Role" in RESOURCES[function]["Properties"] for function in ALLOWED_ACTIONS)
 
 
-def test_the_machine_may_invoke_its_tasks_and_nothing_else() -> None:
-    invoke, log = statements_of(RESOURCES["CallbackWorkflowRole"])
+def tasks_of(machine: str) -> list[dict[str, Any]]:
+    states = STATES[machine]
+    return [{"Fn::GetAtt": [function, "Arn"]} for function in ALLOWED_ACTIONS if function in states]
+
+
+def test_the_callback_machine_may_run_its_tasks_and_nothing_else() -> None:
+    invoke, confirm, log = statements_of(RESOURCES["CallbackWorkflowRole"])
     assert invoke["Action"] == "lambda:InvokeFunction"
-    assert invoke["Resource"] == [{"Fn::GetAtt": [function, "Arn"]} for function in ALLOWED_ACTIONS]
+    assert invoke["Resource"] == tasks_of("callback")
+    assert confirm["Action"] == "dynamodb:UpdateItem"
+    assert confirm["Resource"] == statements_of(RESOURCES["SaveCallbackRecord"])[0]["Resource"]
     # Without each of these the console has no execution to draw: SAM's Logging adds no permissions.
-    assert {action for action in log["Action"] if action.startswith("logs:")} == {
-        "logs:CreateLogDelivery",
-        "logs:GetLogDelivery",
-        "logs:UpdateLogDelivery",
-        "logs:DeleteLogDelivery",
-        "logs:ListLogDeliveries",
-        "logs:PutResourcePolicy",
-        "logs:DescribeResourcePolicies",
-        "logs:DescribeLogGroups",
-    }
-    assert {action.split(":")[0] for action in log["Action"]} == {"logs", "xray"}
+    assert set(log["Action"]) == LOG_DELIVERY | TRACING
+
+
+def test_the_healing_machine_may_run_its_tasks_and_the_callback_machine_and_nothing_else() -> None:
+    invoke, run, trace = statements_of(RESOURCES["HealingWorkflowRole"])
+    assert invoke["Action"] == "lambda:InvokeFunction"
+    assert sorted(map(str, invoke["Resource"])) == sorted(map(str, tasks_of("healing")))
+    assert (run["Action"], run["Resource"]) == ("states:StartSyncExecution", {"Ref": "BankAppCallback"})
+    assert set(trace["Action"]) == TRACING
 
 
 def test_the_api_may_start_the_machine_and_nothing_else() -> None:
@@ -100,19 +126,36 @@ def test_the_machine_is_express_and_its_history_is_logged_for_the_console() -> N
 
 def test_an_execution_that_cannot_report_itself_rings() -> None:
     alarms = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    assert {alarm["MetricName"] for alarm in alarms} == {"ExecutionsFailed", "ExecutionsTimedOut"}
-    for alarm in alarms:
-        assert alarm["Dimensions"] == [{"Name": "StateMachineArn", "Value": {"Ref": "BankAppCallback"}}]
-        assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
+    assert {
+        (alarm["Dimensions"][0]["Value"]["Ref"], alarm["MetricName"], alarm["ComparisonOperator"], alarm["Threshold"])
+        for alarm in alarms
+    } == {
+        ("BankAppCallback", "ExecutionsFailed", "GreaterThanThreshold", 0),
+        ("BankAppCallback", "ExecutionsTimedOut", "GreaterThanThreshold", 0),
+        ("BankAppHealing", "ExecutionsSucceeded", "LessThanThreshold", 1),
+    }
+
+
+def test_a_healing_that_is_never_started_rings() -> None:
+    alarm = RESOURCES["HealingStopped"]["Properties"]
+    assert alarm["TreatMissingData"] == "breaching"
+    # Two runs at the least have to fall into its period.
+    assert alarm["Period"] >= 2 * 60 * TEMPLATE["Parameters"]["HealingMinutes"]["MaxValue"]
+
+
+def test_healing_runs_by_itself() -> None:
+    machine = RESOURCES["BankAppHealing"]["Properties"]
+    assert machine["Type"] == "STANDARD"
+    schedule = machine["Events"]["Schedule"]
+    assert schedule["Type"] == "ScheduleV2"
+    assert schedule["Properties"]["ScheduleExpression"] == {"Fn::Sub": "rate(${HealingMinutes} minutes)"}
+    assert schedule["Properties"]["Input"] == "{}"
 
 
 def test_every_log_ends() -> None:
     groups = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::Logs::LogGroup"]
     assert len(groups) == 2
     assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups)
-
-
-TABLES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::DynamoDB::Table"]
 
 
 @pytest.mark.parametrize("logical_id", TABLES)
@@ -141,6 +184,14 @@ def test_a_table_has_the_keys_of_its_model(logical_id: str, model: Any) -> None:
     assert keys.get("HASH") == next(a.attr_name for a in attributes if a.is_hash_key)
     assert keys.get("RANGE") == next((a.attr_name for a in attributes if a.is_range_key), None)
     types = {attribute.attr_name: attribute.attr_type for attribute in attributes}
+    indexes = {index.Meta.index_name: index for index in model._indexes.values()}
+    assert set(indexes) == {index["IndexName"] for index in properties.get("GlobalSecondaryIndexes", [])}
+    for index in properties.get("GlobalSecondaryIndexes", []):
+        in_model = indexes[index["IndexName"]].Meta.attributes.values()
+        assert {key["AttributeName"]: key["KeyType"] for key in index["KeySchema"]} == {
+            attribute.attr_name: "HASH" if attribute.is_hash_key else "RANGE" for attribute in in_model
+        }
+        assert set(index["Projection"].get("NonKeyAttributes", [])) <= set(types)
     for defined in properties["AttributeDefinitions"]:
         assert types[defined["AttributeName"]] == defined["AttributeType"]
 

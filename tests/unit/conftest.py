@@ -19,10 +19,11 @@ import boto3
 import pytest
 from hypothesis import settings
 from moto import mock_aws
+from pynamodb.models import Model
 
 from local.gateway import resolved
 from local.stack import ROOT
-from tests.sources import RESOURCES, TEMPLATE, table
+from tests.sources import RESOURCES, TABLES, TEMPLATE, table
 
 USER_ID = "b5f392f7-6d89-433c-b24f-bf6a772cab1a"
 
@@ -54,6 +55,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_EC2_METADATA_DISABLED": "true",
         "ENVIRONMENT": "test",
         "ERROR_LOG_TABLE": "payment3-callback-error-log-test",
+        "REDRIVE_DELAY_MINUTES": "5",
+        "REDRIVE_ATTEMPTS": "8",
+        "DISPATCH_AGE_MINUTES": "2",
         "IDEMPOTENCY_TABLE": "payment3-payment-idempotency-test",
         "IDEMPOTENCY_DAYS": "35",
         "ALERT_TABLE": "payment3-callback-alert-test",
@@ -67,13 +71,21 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
     """Import a task anew, as a cold start does: `load("write_error_log", ERROR_LOG_TABLE="…")`."""
+    package = importlib.import_module("callbacks")
     bound = importlib.import_module("callbacks.tables").bound
+    # They read the environment when they are imported, as a task does.
+    shared = ("alerts", "redrives")
+    for name in shared:
+        importlib.import_module(f"callbacks.{name}")
 
     def imported(task: str, **variables: str) -> ModuleType:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
             if name == "AWS_ENDPOINT_URL":
                 bound.cache_clear()
+        for name in shared:
+            monkeypatch.delitem(sys.modules, f"callbacks.{name}", raising=False)
+            monkeypatch.delattr(package, name, raising=False)
         monkeypatch.delitem(sys.modules, task, raising=False)
         return importlib.import_module(task)
 
@@ -120,16 +132,67 @@ def tables() -> Iterator[dict[str, str]]:
     """The template's tables in an empty account: the name by the logical id."""
     with mock_aws():
         names = {}
-        for logical_id in (
-            "WalletCallbackRecordTable",
-            "PaymentIdempotencyTable",
-            "CallbackErrorLogTable",
-            "CallbackAlertTable",
-        ):
+        for logical_id in TABLES:
             properties = table(logical_id)
             boto3.client("dynamodb").create_table(**properties)
             names[logical_id] = properties["TableName"]
         yield names
+
+
+@pytest.fixture
+def error_log(tables: dict[str, str]) -> Any:
+    """The error log, as boto3 has tables."""
+    return boto3.resource("dynamodb").Table(tables["CallbackErrorLogTable"])
+
+
+@pytest.fixture
+def failed(error_log: Any) -> Callable[..., dict[str, Any]]:
+    """Put a delivery that failed, and has long been due, into the error log; None leaves an attribute out."""
+
+    def put(**changes: Any) -> dict[str, Any]:
+        item = {
+            "requestId": "8f7e6d5c",
+            "functionName": "bankappcallback",
+            "occurredAt": "2020-01-01T10:00:01.000Z",
+            "receivedAt": "2020-01-01T10:00:00.000Z",
+            "channel": "BankApp",
+            "executionArn": "arn",
+            "step": "InvokeProcessPaid",
+            "error": "ServiceUnavailable",
+            "cause": "Lambda is busy",
+            "orderId": "482500007436",
+            "chargeId": "pay_bankapp_123",
+            "event": json.dumps({"body": "{}", "sourceIp": "203.0.113.7"}),
+            "status": "open",
+            "attempts": 0,
+            "nextAttemptAt": "2020-01-01T10:05:01.000Z",
+            **changes,
+        }
+        item = {name: value for name, value in item.items() if value is not None}
+        error_log.put_item(Item=item)
+        return item
+
+    return put
+
+
+@pytest.fixture
+def before_call() -> Iterator[Callable[[type[Model], str, Callable[[], object]], None]]:
+    """Do something once, at the moment at which a table's next call of an operation is about to be sent."""
+    waiting = []
+
+    def register(model: type[Model], operation: str, action: Callable[[], object]) -> None:
+        events = model._get_connection().connection.client.meta.events
+
+        def once(**_: object) -> None:
+            events.unregister(f"before-send.dynamodb.{operation}", once)
+            waiting.remove(once)
+            action()
+
+        events.register_first(f"before-send.dynamodb.{operation}", once)
+        waiting.append(once)
+
+    yield register
+    assert waiting == []
 
 
 Answer = tuple[int, bytes, dict[str, str]]
@@ -277,6 +340,7 @@ def failure() -> dict[str, Any]:
         },
         "executionArn": "arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp-callback-test:8f7e6d5c:1",
         "executionName": "8f7e6d5c",
+        "startedAt": "2026-11-22T10:00:00.100Z",
         "occurredAt": "2026-11-22T10:00:01.000Z",
     }
 

@@ -20,6 +20,7 @@ def test_a_failure_carries_all_that_its_reports_tell(failure: dict[str, Any]) ->
         order_id="482500007436",
         charge_id="pay_bankapp_123",
         occurred_at="2026-11-22T10:00:01.000Z",
+        received_at="2026-11-22T10:00:00.000Z",
         execution_arn=failure["executionArn"],
         request_id="8f7e6d5c",
         event=failure["event"],
@@ -53,13 +54,60 @@ def test_an_error_without_a_cause_has_an_empty_message(failure: dict[str, Any]) 
     assert (Failure.from_event(failure).message, Failure.from_event(failure).cause) == ("", "")
 
 
-@pytest.mark.parametrize("delivery", [{}, {"requestId": None}, {"requestId": ""}])
+@pytest.mark.parametrize("delivery", [{}, {"requestId": None}, {"requestId": ""}, {"requestId": "x" * 129}, []])
 def test_a_delivery_that_did_not_come_through_the_api_goes_by_its_execution(
     failure: dict[str, Any], delivery: dict[str, Any]
 ) -> None:
     failure |= {"event": delivery, "executionName": "started-by-hand"}
     read = Failure.from_event(failure)
     assert (read.request_id, read.order_id, read.charge_id) == ("started-by-hand", None, None)
+
+
+def test_a_request_id_of_the_greatest_length_is_the_deliverys_own(failure: dict[str, Any]) -> None:
+    failure["event"]["requestId"] = "x" * 128
+    assert Failure.from_event(failure).request_id == "x" * 128
+
+
+@pytest.mark.parametrize("delivery", [{}, {"receivedAt": None}, {"receivedAt": "yesterday"}, [], None])
+def test_a_delivery_without_a_time_of_its_own_goes_by_the_start_of_its_execution(
+    failure: dict[str, Any], delivery: Any
+) -> None:
+    failure |= {"event": delivery, "startedAt": "2026-11-22T10:00:00.5Z"}
+    assert Failure.from_event(failure).received_at == "2026-11-22T10:00:00.500Z"
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-11-22T10:00:01Z",
+        "2026-11-22T10:00:01.0Z",
+        "2026-11-22T10:00:01.000Z",
+        "2026-11-22T10:00:01.000999Z",
+        "2026-11-22T17:00:01+07:00",
+    ],
+)
+def test_the_time_of_a_failure_is_written_in_one_way(failure: dict[str, Any], time: str) -> None:
+    failure["occurredAt"] = time
+    assert Failure.from_event(failure).occurred_at == "2026-11-22T10:00:01.000Z"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_refusal"),
+    [
+        ("InvalidCallback", True),
+        ("PaymentConflict", True),
+        ("Refusal", False),
+        ("DispatchInProgress", False),
+        ("ServiceUnavailable", False),
+        ("States.Timeout", False),
+        ("KeyError", False),
+    ],
+)
+def test_a_failure_is_a_refusal_where_the_callback_itself_is_wrong(
+    failure: dict[str, Any], error: str, is_refusal: bool
+) -> None:
+    failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
+    assert Failure.from_event(failure).is_refusal is is_refusal
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -81,6 +129,7 @@ def test_any_delivery_and_any_cause_can_be_reported(body: Any, cause: str) -> No
             "event": {"body": body},
             "executionArn": "arn",
             "executionName": "name",
+            "startedAt": "2026-11-22T10:00:00.100Z",
             "occurredAt": "2026-11-22T10:00:01.000Z",
         }
     )

@@ -1,6 +1,7 @@
 import json
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -8,20 +9,25 @@ from typing import Any
 import boto3
 import pytest
 from aws_lambda_powertools.utilities.idempotency.exceptions import IdempotencyPersistenceLayerError
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from callbacks.errors import ConfigurationError, DispatchInProgress, PaymentConflict, ServiceUnavailable
+from tests.sources import table
 
 EVENTS = Path(__file__).parents[2] / "events"
 CHANNEL = "BankApp"
+RECORDS = table("WalletCallbackRecordTable")["TableName"]
 FUNCTION = "payment3-process-paid-wallet-order-internal-test"
+RECORDS = "payment3-wallet-callback-record-test"
+NOTHING_RECORDED = b'{"Items": []}'
 LATER = "2026-11-22T10:00:09.000Z#later"
+EARLIER = "2026-11-22T09:00:00.000Z#earlier"
 DAY = 24 * 60 * 60
 
 
 def event(callback: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What the state passes on."""
-    return {"channel": CHANNEL, "function": FUNCTION, "callback": {**callback, **changes}}
+    return {"channel": CHANNEL, "function": FUNCTION, "table": RECORDS, "callback": {**callback, **changes}}
 
 
 def context(remaining_milliseconds: int = 60_000) -> SimpleNamespace:
@@ -350,6 +356,267 @@ def test_an_attempt_that_is_killed_gives_its_claim_back_when_its_time_is_up(
     assert len(service.requests) == 1
 
 
+# What the records say
+
+
+@pytest.fixture
+def recorded(tables: dict[str, str], callback: dict[str, Any]) -> Callable[..., None]:
+    """Put an earlier delivery of the payment into the record table, dispatched; None leaves an attribute out."""
+    records = boto3.resource("dynamodb").Table(tables["WalletCallbackRecordTable"])
+
+    def put(**changes: Any) -> None:
+        item = {
+            "orderId": callback["orderId"],
+            "deliveryId": EARLIER,
+            "paymentId": callback["paymentId"],
+            "userId": callback["userId"],
+            "amount": Decimal("2339"),
+            "channel": CHANNEL,
+            "dispatchedBy": EARLIER,
+            **changes,
+        }
+        records.put_item(Item={name: value for name, value in item.items() if value is not None})
+
+    return put
+
+
+def test_a_payment_that_is_recorded_as_dispatched_is_a_duplicate_though_its_claim_is_not_there(
+    task: ModuleType,
+    tables: dict[str, str],
+    service: Any,
+    callback: dict[str, Any],
+    recorded: Callable[..., None],
+) -> None:
+    recorded()
+    for _ in range(2):
+        assert task.handler(event(callback), context()) == {"dispatchedBy": EARLIER, "isDuplicate": True}
+    assert service.requests == []
+    # From here on the claim says so.
+    (claim,) = claims(tables)
+    assert (claim["status"]["S"], json.loads(claim["data"]["S"])) == ("COMPLETED", EARLIER)
+
+
+def test_a_delivery_that_is_recorded_as_dispatched_is_no_duplicate_of_itself(
+    task: ModuleType, service: Any, callback: dict[str, Any], recorded: Callable[..., None]
+) -> None:
+    recorded(deliveryId=callback["deliveryId"], dispatchedBy=callback["deliveryId"])
+    assert task.handler(event(callback), context()) == dispatched(callback)
+    assert service.requests == []
+
+
+def test_a_duplicates_record_names_the_delivery_that_was_dispatched(
+    task: ModuleType, service: Any, callback: dict[str, Any], recorded: Callable[..., None]
+) -> None:
+    recorded(deliveryId="another duplicate", dispatchedBy=EARLIER)
+    assert task.handler(event(callback), context()) == {"dispatchedBy": EARLIER, "isDuplicate": True}
+    assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"orderId": "other"}, {"paymentId": "other"}, {"channel": "Another"}, {"dispatchedBy": None}],
+    ids=["another order", "another payment", "another channel", "not dispatched"],
+)
+def test_a_record_of_something_else_does_not_hold_a_payment_back(
+    task: ModuleType, service: Any, callback: dict[str, Any], recorded: Callable[..., None], other: dict[str, Any]
+) -> None:
+    recorded(**other)
+    assert task.handler(event(callback), context()) == dispatched(callback)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now"),
+    [
+        ({"amount": Decimal("2339.01")}, {}),
+        ({"amount": None}, {}),
+        ({"amount": Decimal(0)}, {"amount": None}),
+        ({}, {"amount": None}),
+        ({"userId": "another"}, {}),
+    ],
+    ids=str,
+)
+def test_a_payment_that_is_recorded_for_another_amount_or_user_is_a_conflict_and_not_invoked(
+    task: ModuleType,
+    tables: dict[str, str],
+    service: Any,
+    callback: dict[str, Any],
+    recorded: Callable[..., None],
+    earlier: dict[str, Any],
+    now: dict[str, Any],
+) -> None:
+    recorded(**earlier)
+    with pytest.raises(PaymentConflict) as error:
+        task.handler(event(callback, **now), context())
+    assert str(error.value) == "The payment was delivered before, for another amount or user"
+    assert service.requests == []
+    # The claim is not that of the conflict.
+    assert claims(tables) == []
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now"), [("2339", "2339.00"), ("1.5", "15e-1"), ("1E+2", "100"), ("100", "1E+2"), (None, None)], ids=str
+)
+def test_a_payment_that_is_recorded_with_the_amount_in_another_spelling_is_the_same(
+    task: ModuleType,
+    service: Any,
+    callback: dict[str, Any],
+    recorded: Callable[..., None],
+    earlier: str | None,
+    now: str | None,
+) -> None:
+    recorded(amount=earlier and Decimal(earlier))
+    assert task.handler(event(callback, amount=now), context())["dispatchedBy"] == EARLIER
+    assert service.requests == []
+
+
+def test_the_latest_records_are_asked_once_however_many_the_order_has(
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any]
+) -> None:
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+    key = {"orderId": {"S": callback["orderId"]}, "deliveryId": {"S": "1"}}
+    record = {"dispatchedBy": {"S": EARLIER}, "userId": {"S": callback["userId"]}, "amount": {"N": "2339"}}
+    page = {"Items": [record], "LastEvaluatedKey": key}
+    service.first += [(200, b"{}", {}), (200, json.dumps(page).encode(), {})]
+    service.answers(200, b"{}")
+    assert task.handler(event(callback), context()) == {"dispatchedBy": EARLIER, "isDuplicate": True}
+    assert calls(service) == ["PutItem", "Query", "UpdateItem"]
+    query = json.loads(service.requests[1].body)
+    assert (query["ConsistentRead"], query["ScanIndexForward"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "attempts", "raised"),
+    [
+        ("ThrottlingException", 400, 2, ServiceUnavailable),
+        ("InternalServerError", 500, 2, ServiceUnavailable),
+        ("AccessDeniedException", 400, 1, ClientError),
+    ],
+)
+def test_a_payment_whose_records_cannot_be_read_is_not_invoked_and_gives_its_claim_back(
+    load: Callable[..., ModuleType],
+    service: Any,
+    callback: dict[str, Any],
+    pauses: list[float],
+    code: str,
+    status: int,
+    attempts: int,
+    raised: type[Exception],
+) -> None:
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+    service.first.append((200, b"{}", {}))
+    for _ in range(attempts):
+        service.refuses_once(code, status)
+    service.answers(200, b"{}")
+    with pytest.raises(raised, match=code):
+        task.handler(event(callback), context())
+    assert calls(service) == ["PutItem", *["Query"] * attempts, "DeleteItem"]
+    assert len(pauses) == attempts - 1
+
+
+# The note that it was dispatched
+
+
+@pytest.fixture
+def accepting(load: Callable[..., ModuleType], service: Any) -> ModuleType:
+    """The task with a table that grants the claim and a Lambda that takes the event; what comes then is the test's."""
+    service.first += [(200, b"{}", {}), (200, NOTHING_RECORDED, {}), (202, b"", {})]
+    return load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "attempts"),
+    [
+        ("ProvisionedThroughputExceededException", 400, 2),
+        ("ThrottlingException", 400, 2),
+        ("InternalServerError", 500, 2),
+        ("AccessDeniedException", 400, 1),
+        ("ResourceNotFoundException", 400, 1),
+    ],
+)
+def test_a_payment_that_lambda_has_taken_is_dispatched_even_where_that_cannot_be_noted(
+    accepting: ModuleType,
+    service: Any,
+    callback: dict[str, Any],
+    pauses: list[float],
+    log: Callable[[], list[dict[str, Any]]],
+    code: str,
+    status: int,
+    attempts: int,
+) -> None:
+    service.refuses(code, status)
+    assert accepting.handler(event(callback), context()) == dispatched(callback)
+    assert calls(service) == ["PutItem", "Query", "Invoke"] + ["UpdateItem"] * attempts
+    assert len(pauses) == attempts - 1
+    assert [(line["message"], line["deliveryId"]) for line in log()] == [
+        ("The dispatch could not be noted", callback["deliveryId"]),
+        ("Process-paid invoked", callback["deliveryId"]),
+    ]
+
+
+def test_a_table_that_does_not_answer_any_more_once_lambda_has_the_payment_costs_neither_the_step_nor_its_time(
+    accepting: ModuleType, service: Any, callback: dict[str, Any], pauses: list[float], within: Any
+) -> None:
+    accepting.claims.client.meta.events.register_first("before-send.dynamodb.UpdateItem", lambda **_: service.hangs())
+    with within(2.5):
+        assert accepting.handler(event(callback), context()) == dispatched(callback)
+    assert calls(service) == ["PutItem", "Query", "Invoke", "UpdateItem", "UpdateItem"]
+    assert len(pauses) == 1
+
+
+def test_a_payment_whose_dispatch_could_not_be_noted_is_not_handed_on_again_by_its_claim_nor_by_its_record(
+    task: ModuleType,
+    tables: dict[str, str],
+    service: Any,
+    callback: dict[str, Any],
+    recorded: Callable[..., None],
+    log: Callable[[], list[dict[str, Any]]],
+) -> None:
+    def refuse(**_: object) -> None:
+        raise EndpointConnectionError(endpoint_url="https://dynamodb")
+
+    events = task.claims.client.meta.events
+    events.register_first("before-send.dynamodb.UpdateItem", refuse)
+    assert task.handler(event(callback), context()) == dispatched(callback)
+    assert log()[0]["message"] == "The dispatch could not be noted"
+    events.unregister("before-send.dynamodb.UpdateItem", refuse)
+    for delivery in (callback["deliveryId"], LATER):
+        with pytest.raises(DispatchInProgress):
+            task.handler(event(callback, deliveryId=delivery), context())
+    # What the next state writes is known when the claim has run out.
+    recorded(deliveryId=callback["deliveryId"], dispatchedBy=callback["deliveryId"])
+    (claim,) = claims(tables)
+    boto3.client("dynamodb").delete_item(TableName=tables["PaymentIdempotencyTable"], Key={"id": claim["id"]})
+    assert task.handler(event(callback, deliveryId=LATER), context())["isDuplicate"]
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "raised"),
+    [
+        ("ThrottlingException", 400, ServiceUnavailable),
+        ("AccessDeniedException", 403, IdempotencyPersistenceLayerError),
+    ],
+)
+def test_a_payment_that_lambda_has_not_taken_fails_also_where_its_claim_cannot_be_given_back(
+    load: Callable[..., ModuleType],
+    service: Any,
+    callback: dict[str, Any],
+    pauses: list[float],
+    log: Callable[[], list[dict[str, Any]]],
+    code: str,
+    status: int,
+    raised: type[Exception],
+) -> None:
+    task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
+    service.first += [(200, b"{}", {}), (200, NOTHING_RECORDED, {})]
+    service.refuses(code, status)
+    with pytest.raises(raised):
+        task.handler(event(callback), context())
+    assert calls(service) == ["PutItem", "Query", "Invoke"] + ["DeleteItem"] * (len(pauses) + 1)
+    assert log() == []
+
+
 # The item
 
 
@@ -441,9 +708,9 @@ def test_a_single_throttle_of_the_table_is_not_noticed(
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
     service.refuses_once("ThrottlingException", 400)
-    service.answers(200, b"{}")
+    service.answers(200, NOTHING_RECORDED)
     assert task.handler(event(callback), context()) == dispatched(callback)
-    assert calls(service) == ["PutItem", "PutItem", "Invoke", "UpdateItem"]
+    assert calls(service) == ["PutItem", "PutItem", "Query", "Invoke", "UpdateItem"]
     assert len(pauses) == 1
 
 

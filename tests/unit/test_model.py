@@ -544,6 +544,11 @@ def test_an_id_inside_an_unknown_field_is_not_taken_for_the_callbacks_own() -> N
         (None, "2026-11-22T17:00:00.123456+07:00", "2026-11-22T10:00:00.123Z"),
         ("1795341600000", "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
         (True, "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
+        # No times of this calendar.
+        (9e15, "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
+        (10**400, "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
+        (float("inf"), "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
+        (float("nan"), "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
     ],
 )
 def test_a_time_is_utc_with_milliseconds(received_at: object, fallback: str, expected: str) -> None:

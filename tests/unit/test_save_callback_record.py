@@ -10,8 +10,10 @@ from boto3.dynamodb.conditions import Key
 from pynamodb.exceptions import PutError
 
 from callbacks.errors import ServiceUnavailable
+from tests.sources import table as table_of
 
 CHANNEL = "BankApp"
+TEMPLATE_TABLE = table_of("WalletCallbackRecordTable")
 EXECUTION = "arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp-callback-test:8f7e6d5c:1"
 
 
@@ -23,6 +25,16 @@ def task(load: Callable[..., ModuleType]) -> ModuleType:
 def event(table: str, callback: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What the state passes on."""
     return {"channel": CHANNEL, "table": table, "executionArn": EXECUTION, "callback": {**callback, **changes}}
+
+
+def undispatched(table: str) -> list[str]:
+    """The paid deliveries whose dispatch is not confirmed, by their index."""
+    found = (
+        boto3.resource("dynamodb")
+        .Table(table)
+        .query(IndexName="undispatched", KeyConditionExpression=Key("channel").eq(CHANNEL))
+    )
+    return [item["deliveryId"] for item in found["Items"]]
 
 
 def items(table: str) -> list[dict[str, Any]]:
@@ -51,6 +63,7 @@ def test_every_field_of_a_delivery_is_on_its_item(
             "receivedAt": {"S": "2026-11-22T10:00:00.000Z"},
             "sourceIp": {"S": "203.0.113.7"},
             "executionArn": {"S": EXECUTION},
+            "undispatchedSince": {"S": "2026-11-22T10:00:00.000Z"},
         }
     ]
 
@@ -84,6 +97,28 @@ def test_a_declined_payment_and_its_empty_message_are_stored(
     task.handler(event(table, callback, success=False, message=""), None)
     (item,) = items(table)
     assert (item["success"], item["message"]) == ({"BOOL": False}, {"S": ""})
+
+
+def test_a_paid_delivery_waits_for_its_dispatch_and_a_declined_one_for_nothing(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    task.handler(event(table, callback, success=False, deliveryId="declined"), None)
+    assert undispatched(table) == []
+    task.handler(event(table, callback, deliveryId="paid"), None)
+    assert undispatched(table) == ["paid"]
+
+
+def test_a_retry_of_a_delivery_that_is_dispatched_does_not_make_it_wait_again(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    task.handler(event(table, callback), None)
+    (item,) = items(table)
+    del item["undispatchedSince"]
+    boto3.client("dynamodb").put_item(TableName=table, Item=item)
+    assert not task.handler(event(table, callback), None)["isNew"]
+    assert undispatched(table) == []
 
 
 def test_text_of_all_kinds_is_stored_as_it_is(
@@ -124,13 +159,7 @@ def test_each_channel_has_a_table_of_its_own(
     task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
-    description = boto3.client("dynamodb").describe_table(TableName=table)["Table"]
-    boto3.client("dynamodb").create_table(
-        TableName="another-channel",
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=description["AttributeDefinitions"],
-        KeySchema=description["KeySchema"],
-    )
+    boto3.client("dynamodb").create_table(**TEMPLATE_TABLE | {"TableName": "another-channel"})
     task.handler(event(table, callback), None)
     task.handler({**event("another-channel", callback), "channel": "Another"}, None)
     assert [item["channel"]["S"] for item in items(table)] == [CHANNEL]

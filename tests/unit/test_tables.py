@@ -2,18 +2,27 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from pynamodb.constants import NUMBER
+from pynamodb.exceptions import UpdateError
+from pynamodb.indexes import GlobalSecondaryIndex
 from pynamodb.models import Model
 
-from callbacks.tables import CallbackError, CallbackRecord, DecimalAttribute, bound
+from callbacks.tables import Alert, CallbackError, CallbackRecord, DecimalAttribute, bound, condition_failed
+
+MODELS: list[tuple[type[Model], str, set[str]]] = [
+    (CallbackRecord, "WalletCallbackRecordTable", {"undispatchedSince"}),
+    (CallbackError, "CallbackErrorLogTable", {"orderId", "nextAttemptAt"}),
+    (Alert, "CallbackAlertTable", set()),
+]
 
 
-@pytest.mark.parametrize(
-    ("model", "logical_id"), [(CallbackRecord, "WalletCallbackRecordTable"), (CallbackError, "CallbackErrorLogTable")]
-)
-def test_the_keys_are_the_templates(template: dict[str, Any], model: type[Model], logical_id: str) -> None:
+@pytest.mark.parametrize(("model", "logical_id", "sparse"), MODELS)
+def test_the_keys_are_the_templates(
+    template: dict[str, Any], model: type[Model], logical_id: str, sparse: set[str]
+) -> None:
     properties = template["Resources"][logical_id]["Properties"]
     types = {
         definition["AttributeName"]: definition["AttributeType"] for definition in properties["AttributeDefinitions"]
@@ -31,7 +40,35 @@ def test_the_keys_are_the_templates(template: dict[str, Any], model: type[Model]
     assert types.keys() == {*keys.values(), *indexed}
     for name, kind in types.items():
         assert attributes[name].attr_type == kind
-        assert not attributes[name].null
+    # An item without a key of an index is not in that index.
+    assert {name for name in types if attributes[name].null} == sparse
+    assert not sparse & set(keys.values())
+
+
+@pytest.mark.parametrize(("model", "logical_id"), [entry[:2] for entry in MODELS])
+def test_the_indexes_are_the_templates(template: dict[str, Any], model: type[Model], logical_id: str) -> None:
+    own = {
+        name: {
+            "HASH" if attribute.is_hash_key else "RANGE": key
+            for key, attribute in index.Meta.attributes.items()
+            if attribute.is_hash_key or attribute.is_range_key
+        }
+        for name, index in vars(model).items()
+        if isinstance(index, GlobalSecondaryIndex) and index.Meta.index_name == name
+    }
+    assert own == {
+        index["IndexName"]: {key["KeyType"]: key["AttributeName"] for key in index["KeySchema"]}
+        for index in template["Resources"][logical_id]["Properties"].get("GlobalSecondaryIndexes", [])
+    }
+
+
+def test_only_a_write_that_its_own_condition_refused_has_a_failed_condition() -> None:
+    refused, denied = (
+        UpdateError("no", ClientError({"Error": {"Code": code, "Message": "no"}}, "UpdateItem"))
+        for code in ("ConditionalCheckFailedException", "AccessDeniedException")
+    )
+    assert condition_failed(refused)
+    assert not condition_failed(denied)
 
 
 def test_a_model_is_bound_to_the_table_of_the_given_name_with_timeouts_and_no_retries() -> None:

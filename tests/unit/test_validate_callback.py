@@ -95,9 +95,9 @@ def test_an_invalid_callback_is_refused_under_the_name_that_the_workflow_knows(
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("absent", [None, ""])
-def test_a_delivery_without_an_identity_takes_the_executions(task: ModuleType, absent: str | None) -> None:
-    result = task.handler(event("paid", requestId=absent, receivedAt=absent, sourceIp=None), None)
+@pytest.mark.parametrize("unusable", [None, "", "x" * 129])
+def test_a_delivery_without_a_usable_identity_takes_the_executions(task: ModuleType, unusable: str | None) -> None:
+    result = task.handler(event("paid", requestId=unusable, receivedAt=unusable, sourceIp=None), None)
     assert result["requestId"] == "execution-name"
     assert result["receivedAt"] == "2026-11-22T11:00:00.456Z"
     assert result["deliveryId"] == "2026-11-22T11:00:00.456Z#execution-name"
@@ -108,6 +108,12 @@ def test_a_body_alone_is_a_delivery(task: ModuleType) -> None:
     received = event("paid")
     received["delivery"] = {"body": received["delivery"]["body"]}
     assert task.handler(received, None)["deliveryId"] == "2026-11-22T11:00:00.456Z#execution-name"
+
+
+@pytest.mark.parametrize("delivery", [None, 7, "{}", []], ids=str)
+def test_an_input_that_is_no_delivery_is_refused(task: ModuleType, delivery: Any) -> None:
+    with pytest.raises(InvalidCallback, match=r"^input: must be an object with the request's body as `body`$"):
+        task.handler({**event("paid"), "delivery": delivery}, None)
 
 
 def test_an_input_without_a_body_is_refused(task: ModuleType) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import boto3
 import pytest
 from boto3.dynamodb.conditions import Key
-from pynamodb.exceptions import PutError
+from pynamodb.exceptions import UpdateError
 
 from callbacks.errors import ConfigurationError, ServiceUnavailable
 
@@ -41,6 +41,10 @@ def test_all_that_is_known_of_a_failure_is_on_its_item(
         "orderId": {"S": "482500007436"},
         "chargeId": {"S": "pay_bankapp_123"},
         "requestId": {"S": "8f7e6d5c"},
+        "receivedAt": {"S": "2026-11-22T10:00:00.000Z"},
+        "status": {"S": "open"},
+        "attempts": {"N": "0"},
+        "nextAttemptAt": {"S": "2026-11-22T10:05:01.000Z"},
     }
 
 
@@ -58,8 +62,8 @@ def test_the_failures_of_a_function_are_read_by_one_query_in_order_of_time(
 ) -> None:
     times = ["2026-11-22T10:00:01.010Z", "2026-11-22T10:00:01.009Z", "2026-11-23T00:00:00.000Z"]
     for number, time in enumerate(times):
-        task.handler({**failure, "occurredAt": time, "executionArn": f"arn-{number}"}, None)
-    task.handler({**failure, "functionName": "another", "executionArn": "arn-3"}, None)
+        task.handler({**failure, "occurredAt": time, "event": {"requestId": f"request-{number}"}}, None)
+    task.handler({**failure, "functionName": "another", "event": {"requestId": "request-3"}}, None)
     table = boto3.resource("dynamodb").Table(tables["CallbackErrorLogTable"])
     found = table.query(IndexName="byFunction", KeyConditionExpression=Key("functionName").eq("bankappcallback"))
     assert [item["occurredAt"] for item in found["Items"]] == sorted(times)
@@ -71,8 +75,8 @@ def test_the_body_of_every_event_can_be_played_again_from_its_item(
     bodies = {file.stem: json.loads(file.read_text())["body"] for file in EVENTS.glob("*.json")}
     assert bodies
     for name, body in bodies.items():
-        task.handler({**failure, "executionArn": name, "event": {"body": body}}, None)
-    assert {item["executionArn"]["S"]: json.loads(item["event"]["S"])["body"] for item in items()} == bodies
+        task.handler({**failure, "executionName": name, "event": {"body": body}}, None)
+    assert {item["requestId"]["S"]: json.loads(item["event"]["S"])["body"] for item in items()} == bodies
 
 
 @pytest.mark.parametrize("body", ["half a pair: \ud83c", "ชำระเงินสำเร็จ 🎉", "\x00\x7f\u2028'\"\\/", "ก" * 32_769])
@@ -102,6 +106,123 @@ def test_ids_that_are_not_to_be_found_are_not_on_the_item(
     (item,) = items()
     assert not {"orderId", "chargeId"} & item.keys()
     assert item["requestId"] == {"S": failure["executionName"]}
+
+
+# The delivery that failed
+
+
+@pytest.mark.parametrize(
+    ("delay", "due"), [("5", "10:05:01"), ("1", "10:01:01"), ("720", "22:00:01"), ("0", "10:00:01")]
+)
+def test_a_first_failure_opens_the_item_and_is_due_after_the_first_pause(
+    load: Callable[..., ModuleType], error_log: Any, failure: dict[str, Any], delay: str, due: str
+) -> None:
+    load("write_error_log", REDRIVE_DELAY_MINUTES=delay).handler(failure, None)
+    (item,) = error_log.scan()["Items"]
+    assert (item["status"], item["attempts"], item["nextAttemptAt"]) == ("open", 0, f"2026-11-22T{due}.000Z")
+
+
+@pytest.mark.parametrize("error", ["InvalidCallback", "PaymentConflict"])
+def test_a_refusal_opens_the_item_but_waits_for_a_person(
+    task: ModuleType, error_log: Any, failure: dict[str, Any], error: str
+) -> None:
+    failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": ""}}
+    task.handler(failure, None)
+    (item,) = error_log.scan()["Items"]
+    assert (item["status"], item["attempts"]) == ("open", 0)
+    assert "nextAttemptAt" not in item
+
+
+FACTS = {"executionArn", "step", "error", "cause", "event"}
+
+
+@pytest.mark.parametrize("error", ["DispatchInProgress", "InvalidCallback"])
+@pytest.mark.parametrize(
+    "planned",
+    [
+        {"status": "open", "attempts": 0},
+        {"status": "open", "attempts": 0, "nextAttemptAt": None},
+        {"status": "open", "attempts": 3, "lastResult": "TIMED_OUT"},
+        {"status": "redriven", "attempts": 1},
+        {"status": "given up", "attempts": 8, "nextAttemptAt": None, "lastResult": "500 no"},
+    ],
+    ids=str,
+)
+def test_a_later_failure_changes_what_failed_and_nothing_of_what_is_planned(
+    task: ModuleType,
+    error_log: Any,
+    failed: Callable[..., dict[str, Any]],
+    failure: dict[str, Any],
+    planned: dict[str, Any],
+    error: str,
+) -> None:
+    before = failed(**planned)
+    failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": "again"}}
+    failure["event"]["receivedAt"] = 1577872800000
+    assert task.handler(failure, None) == {"reported": True}
+    (after,) = error_log.scan()["Items"]
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == FACTS
+    assert json.loads(after["event"]) == failure["event"]
+    assert [after[name] for name in ("executionArn", "step", "error", "cause")] == [
+        failure["executionArn"],
+        "ValidateCallback",
+        error,
+        "again",
+    ]
+
+
+def test_ids_that_a_later_failure_does_not_tell_are_kept(
+    task: ModuleType, error_log: Any, failed: Callable[..., dict[str, Any]], failure: dict[str, Any]
+) -> None:
+    failed()
+    failure["event"]["body"] = None
+    task.handler(failure, None)
+    (item,) = error_log.scan()["Items"]
+    assert (item["orderId"], item["chargeId"]) == ("482500007436", "pay_bankapp_123")
+
+
+@pytest.mark.parametrize(
+    ("error", "due"), [("ServiceUnavailable", "2026-11-22T10:05:01.000Z"), ("PaymentConflict", None)]
+)
+def test_a_delivery_that_was_resolved_and_fails_again_is_opened_again(
+    task: ModuleType,
+    error_log: Any,
+    failed: Callable[..., dict[str, Any]],
+    failure: dict[str, Any],
+    error: str,
+    due: str | None,
+) -> None:
+    first = failed(status="resolved", attempts=2, nextAttemptAt=None)
+    failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
+    task.handler(failure, None)
+    (item,) = error_log.scan()["Items"]
+    assert (item["status"], item.get("nextAttemptAt"), item["error"]) == ("open", due, error)
+    # When it failed first is not forgotten, and it has all its attempts again.
+    assert (item["occurredAt"], item["attempts"]) == (first["occurredAt"], 0)
+
+
+def test_a_claim_between_two_attempts_to_write_the_failure_stays(
+    task: ModuleType,
+    error_log: Any,
+    failed: Callable[..., dict[str, Any]],
+    failure: dict[str, Any],
+    before_call: Callable[..., None],
+) -> None:
+    failed(status="resolved")
+    before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="redriven", attempts=3))
+    task.handler(failure, None)
+    (item,) = error_log.scan()["Items"]
+    assert (item["status"], item["attempts"]) == ("redriven", 3)
+    assert item["executionArn"] == failure["executionArn"]
+
+
+def test_the_failures_of_an_order_are_read_by_one_query(
+    task: ModuleType, error_log: Any, failure: dict[str, Any]
+) -> None:
+    task.handler(failure, None)
+    task.handler({**failure, "event": {"requestId": "of no order"}}, None)
+    found = error_log.query(IndexName="byOrder", KeyConditionExpression=Key("orderId").eq("482500007436"))
+    assert [item["requestId"] for item in found["Items"]] == ["8f7e6d5c"]
 
 
 def test_an_error_without_a_cause_is_kept(
@@ -135,8 +256,28 @@ def test_an_error_of_dynamodb_that_stays_keeps_its_own_name(
 ) -> None:
     task = load("write_error_log", AWS_ENDPOINT_URL=service.url)
     service.refuses("AccessDeniedException", 400)
-    with pytest.raises(PutError, match="AccessDeniedException"):
+    with pytest.raises(UpdateError, match="AccessDeniedException"):
         task.handler(failure, None)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "raised"),
+    [
+        ("ThrottlingException", 400, ServiceUnavailable),
+        ("InternalServerError", 500, ServiceUnavailable),
+        ("AccessDeniedException", 400, UpdateError),
+    ],
+)
+def test_an_error_of_the_write_to_an_item_that_is_there_is_no_success(
+    load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], code: str, status: int, raised: type
+) -> None:
+    task = load("write_error_log", AWS_ENDPOINT_URL=service.url)
+    service.refuses_once("ConditionalCheckFailedException", 400)
+    service.refuses(code, status)
+    with pytest.raises(raised, match=code):
+        task.handler(failure, None)
+    assert len(service.requests) == 2
 
 
 def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
@@ -147,6 +288,9 @@ def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
         task.handler(failure, None)
 
 
-def test_a_function_deployed_without_its_table_fails_at_its_start(load: Callable[..., ModuleType]) -> None:
-    with pytest.raises(ConfigurationError, match="ERROR_LOG_TABLE"):
-        load("write_error_log", ERROR_LOG_TABLE="")
+@pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])
+def test_a_function_deployed_without_its_settings_fails_at_its_start(
+    load: Callable[..., ModuleType], variable: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load("write_error_log", **{variable: ""})

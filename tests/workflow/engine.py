@@ -1,4 +1,4 @@
-"""The state machine as it is shipped, and how to run it through a Step Functions client, whichever engine answers."""
+"""The state machines as they are shipped, and how to run one through a Step Functions client."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from tests.sources import DEFINITION_TEXT, FUNCTIONS, RESOURCES, TEMPLATE, table
+from tests.sources import DEFINITION_TEXTS, FUNCTIONS, MACHINES, RESOURCES, TEMPLATE, table
 
 REGION = "ap-southeast-1"
 ACCOUNT = "123456789012"
@@ -28,6 +28,9 @@ def resolved(node: Any, **parameters: str) -> Any:
         match node:
             case {"Ref": name} if name in values:
                 return values[name]
+            case {"Ref": name} if RESOURCES[name]["Type"] == "AWS::Serverless::StateMachine":
+                machine = resolve(RESOURCES[name]["Properties"]["Name"])
+                return f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{machine}"
             case {"Ref": name}:
                 return resolve(RESOURCES[name]["Properties"]["TableName"])
             case {"Fn::Sub": str(text)}:
@@ -47,14 +50,29 @@ def resolved(node: Any, **parameters: str) -> Any:
 
 
 RECORD_TABLE: str = table("WalletCallbackRecordTable")["TableName"]
+CLAIM_TABLE: str = table("PaymentIdempotencyTable")["TableName"]
 ERROR_TABLE: str = table("CallbackErrorLogTable")["TableName"]
-MACHINE = resolved(
-    {key: RESOURCES["BankAppCallback"]["Properties"][key] for key in ("Name", "DefinitionSubstitutions")}
-)
-DEFINITION: dict[str, Any] = json.loads(
-    re.sub(r"\$\{(\w+)}", lambda found: MACHINE["DefinitionSubstitutions"][found[1]], DEFINITION_TEXT)
-)
-REPORT_STATES = [state for branch in DEFINITION["States"]["ReportFailure"]["Branches"] for state in branch["States"]]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A state machine as CloudFormation creates it."""
+
+    name: str
+    definition: dict[str, Any]
+
+
+def _machine(file: str, logical_id: str) -> Machine:
+    properties = RESOURCES[logical_id]["Properties"]
+    substitutions = resolved(properties["DefinitionSubstitutions"])
+    text = re.sub(r"\$\{(\w+)}", lambda found: substitutions[found[1]], DEFINITION_TEXTS[file])
+    return Machine(resolved(properties["Name"]), json.loads(text))
+
+
+CALLBACK, HEALING = (_machine(file, MACHINES[file]) for file in ("callback", "healing"))
+REPORT_STATES = [
+    state for branch in CALLBACK.definition["States"]["ReportFailure"]["Branches"] for state in branch["States"]
+]
 
 
 @dataclass(frozen=True)
@@ -84,11 +102,11 @@ class Execution:
         return self.output["statusCode"], json.loads(self.output["body"])
 
 
-def create_machine(client: Any, definition: dict[str, Any] = DEFINITION) -> str:
-    """Create the state machine and return its ARN; as STANDARD, because only that type's history can be read."""
+def create_machine(client: Any, machine: Machine) -> str:
+    """Create a state machine and return its ARN; as STANDARD, because only that type's history can be read."""
     created = client.create_state_machine(
-        name=MACHINE["Name"],
-        definition=json.dumps(definition),
+        name=machine.name,
+        definition=json.dumps(machine.definition),
         roleArn=f"arn:aws:iam::{ACCOUNT}:role/callback-workflow",
         type="STANDARD",
     )
@@ -97,10 +115,15 @@ def create_machine(client: Any, definition: dict[str, Any] = DEFINITION) -> str:
 
 
 def run(
-    client: Any, machine_arn: str, execution_input: Any, timeout_seconds: float = 20, poll_seconds: float = 0.01
+    client: Any,
+    machine_arn: str,
+    execution_input: Any,
+    name: str = "",
+    timeout_seconds: float = 20,
+    poll_seconds: float = 0.01,
 ) -> Execution:
-    """Run the state machine to its end."""
-    name = str(uuid4())
+    """Run a state machine to its end."""
+    name = name or str(uuid4())
     started = client.start_execution(stateMachineArn=machine_arn, name=name, input=json.dumps(execution_input))
     arn = started["executionArn"]
     deadline = time.monotonic() + timeout_seconds

@@ -3,7 +3,7 @@
 VALIDATED = ["ReceiveDelivery", "ValidateCallback"]
 SAVED = [*VALIDATED, "SaveCallbackRecord"]
 DECLINED = [*SAVED, "IsPaid?", "RespondRecorded", "Respond"]
-PAID = [*SAVED, "IsPaid?", "InvokeProcessPaid", "RespondDispatched", "Respond"]
+PAID = [*SAVED, "IsPaid?", "InvokeProcessPaid", "ConfirmDispatch", "RespondDispatched", "Respond"]
 REPORTS = ["ReportFailure", "WriteErrorLog", "ReportToSentry", "SendErrorEmail", "IsRefused?"]
 INVALID = [*VALIDATED, *REPORTS, "ReadValidationMessage", "RespondRefused", "Respond"]
 CONFLICT = [

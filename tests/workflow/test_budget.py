@@ -1,13 +1,18 @@
-"""The longest that an execution can take, retries included, has to fit into the time that API Gateway waits."""
+"""The longest that an execution can take, retries included, has to fit into the time that there is for it."""
 
+import re
 from functools import cache
 from itertools import count, islice
+from math import ceil
 from typing import Any
 
 import pytest
 
-from tests.sources import DEFINITION, FUNCTIONS, STATES, TEMPLATE
+from callbacks.selection import MAX_FAILURES
+from local.stack import ROOT
+from tests.sources import DEFINITIONS, FUNCTIONS, STATES, TEMPLATE
 
+CLAIM_FAILURE = ROOT / "functions/claim_failure.py"
 API_GATEWAY_SECONDS = 29
 TRANSITIONS_SECONDS = 1
 
@@ -41,6 +46,8 @@ def _state_seconds(name: str, state: State) -> float:
             return _with_retries(state, timeout)
         case {"Type": "Parallel", "Branches": branches}:
             return _with_retries(state, max(map(longest_seconds, branches)))
+        case {"Type": "Map", "ItemProcessor": processor, "MaxConcurrency": at_once}:
+            return ceil(MAX_FAILURES / at_once) * longest_seconds(processor)
         case {"Type": "Wait", "Seconds": seconds}:
             return float(seconds)
         case {"Type": "Pass" | "Choice" | "Succeed" | "Fail"}:
@@ -65,7 +72,8 @@ def _following(state: State) -> set[str]:
     return {way[key] for way in ways for key in ("Next", "Default") if key in way}
 
 
-TASKS = {name: state for name, state in STATES.items() if state["Type"] == "Task"}
+NAMES = [(machine, name) for machine, states in STATES.items() for name in states]
+TASKS = [(machine, name) for machine, name in NAMES if STATES[machine][name]["Type"] == "Task"]
 
 
 def task(timeout: int = 2, **fields: Any) -> State:
@@ -146,35 +154,52 @@ def test_a_machine_without_an_upper_bound_is_refused(example: Machine) -> None:
         longest_seconds(example)
 
 
-def test_the_slowest_execution_ends_before_api_gateway_gives_up() -> None:
-    assert longest_seconds(DEFINITION) + TRANSITIONS_SECONDS < API_GATEWAY_SECONDS
+def test_the_slowest_callback_ends_before_api_gateway_gives_up() -> None:
+    assert longest_seconds(DEFINITIONS["callback"]) + TRANSITIONS_SECONDS < API_GATEWAY_SECONDS
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_every_task_has_a_timeout(name: str) -> None:
-    assert TASKS[name]["TimeoutSeconds"] > 0
+def test_the_slowest_healing_ends_before_its_execution_is_cut_off() -> None:
+    assert longest_seconds(DEFINITIONS["healing"]) < DEFINITIONS["healing"]["TimeoutSeconds"]
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_every_task_catches_everything(name: str) -> None:
-    assert TASKS[name]["Catch"][-1]["ErrorEquals"] == ["States.ALL"]
+def test_running_a_callback_again_has_the_time_that_a_callback_takes() -> None:
+    run = STATES["healing"]["RunCallback"]
+    assert longest_seconds(DEFINITIONS["callback"]) + TRANSITIONS_SECONDS < run["TimeoutSeconds"]
 
 
-@pytest.mark.parametrize("name", [name for name, state in STATES.items() if "Retry" in state])
-def test_every_retry_names_its_errors_its_number_and_its_reason(name: str) -> None:
-    for retrier in STATES[name]["Retry"]:
+def test_a_claim_on_a_failure_lasts_until_its_delivery_was_run_again() -> None:
+    item = STATES["healing"]["RedriveEach"]["ItemProcessor"]
+    lease = re.search(r"^LEASE = timedelta\(minutes=(\d+)\)$", CLAIM_FAILURE.read_text(), re.MULTILINE)
+    assert lease
+    assert longest_seconds(item) < int(lease[1]) * 60
+
+
+@pytest.mark.parametrize(("machine", "name"), TASKS)
+def test_every_task_has_a_timeout(machine: str, name: str) -> None:
+    assert STATES[machine][name]["TimeoutSeconds"] > 0
+
+
+# What is asked for wrongly, or cannot be read at all, ends the healing execution.
+@pytest.mark.parametrize(("machine", "name"), [task for task in TASKS if task != ("healing", "FindFailures")])
+def test_every_task_catches_everything(machine: str, name: str) -> None:
+    assert STATES[machine][name]["Catch"][-1]["ErrorEquals"] == ["States.ALL"]
+
+
+@pytest.mark.parametrize(("machine", "name"), [(m, n) for m, n in NAMES if "Retry" in STATES[m][n]])
+def test_every_retry_names_its_errors_its_number_and_its_reason(machine: str, name: str) -> None:
+    for retrier in STATES[machine][name]["Retry"]:
         assert retrier["ErrorEquals"]
         assert not {"States.ALL", "States.TaskFailed"}.intersection(retrier["ErrorEquals"])
         assert "MaxAttempts" in retrier
         assert retrier["Comment"]
 
 
-@pytest.mark.parametrize("name", STATES)
-def test_every_state_says_why_it_is_there(name: str) -> None:
-    assert STATES[name]["Comment"]
+@pytest.mark.parametrize(("machine", "name"), NAMES)
+def test_every_state_says_why_it_is_there(machine: str, name: str) -> None:
+    assert STATES[machine][name]["Comment"]
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_no_handler_has_more_time_than_its_state(name: str) -> None:
+@pytest.mark.parametrize(("machine", "name"), [(m, n) for m, n in TASKS if n in FUNCTIONS])
+def test_no_handler_has_more_time_than_its_state(machine: str, name: str) -> None:
     timeout = FUNCTIONS[name].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"])
-    assert timeout <= TASKS[name]["TimeoutSeconds"]
+    assert timeout <= STATES[machine][name]["TimeoutSeconds"]

@@ -8,7 +8,7 @@ import pytest
 
 from local.stack import ROOT
 from tests.outcomes import FAILURE_MESSAGE, OUTCOMES, Outcome, body_of
-from tests.sources import FUNCTIONS
+from tests.sources import CALLBACK_TASKS
 from tests.workflow.account import INVOKE, SAVE_ERROR, SAVE_RECORD, SEND_MAIL, Wire, Workflow, lambda_error
 from tests.workflow.engine import Execution
 from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID, SAVED
@@ -76,6 +76,7 @@ def test_a_paid_callback_is_recorded_handed_on_and_answered(workflow: Workflow) 
             "receivedAt": "2024-11-23T00:00:00.123Z",
             "sourceIp": "203.0.113.7",
             "executionArn": execution.arn,
+            "dispatchedBy": "2024-11-23T00:00:00.123Z#5f0c6e1d",
         }
     ]
     assert workflow.processed == [(PROCESS_PAID, "Event", body_of("paid").encode())]
@@ -360,7 +361,7 @@ LAMBDA_ERRORS = [
 
 
 @pytest.mark.parametrize("code", LAMBDA_ERRORS)
-@pytest.mark.parametrize("state", FUNCTIONS)
+@pytest.mark.parametrize("state", CALLBACK_TASKS)
 def test_a_lambda_service_that_fails_once_is_asked_again(workflow: Workflow, state: str, code: str) -> None:
     workflow.functions.fail(state, lambda_error(code), times=1)
     needs_failure = state in BREAK_REPORT
@@ -383,7 +384,7 @@ WAITS = {
 }
 
 
-@pytest.mark.parametrize("state", FUNCTIONS)
+@pytest.mark.parametrize("state", CALLBACK_TASKS)
 def test_a_function_that_never_answers_is_tried_as_often_as_its_policy_says(workflow: Workflow, state: str) -> None:
     # The interpreter takes this for the end of the state's TimeoutSeconds, without waiting for it.
     workflow.functions.fail(state, TimeoutError())
@@ -429,7 +430,7 @@ def test_an_unavailable_service_is_tried_as_often_as_the_policy_says(
     ],
     ids=["bug", "out-of-memory", "forbidden"],
 )
-@pytest.mark.parametrize("state", FUNCTIONS)
+@pytest.mark.parametrize("state", CALLBACK_TASKS)
 def test_an_error_that_nobody_foresaw_is_not_retried_and_still_answered(
     workflow: Workflow, state: str, fault: Exception | dict[str, str]
 ) -> None:

@@ -24,13 +24,14 @@ from moto.stepfunctions.parser.mocking.mock_config import (
 
 from local.stack import ROOT
 from tests.outcomes import FAILURE_MESSAGE, body_of
+from tests.sources import FUNCTIONS
 from tests.workflow.account import Workflow, client
-from tests.workflow.engine import DEFINITION, MACHINE, Execution, create_machine, run
+from tests.workflow.engine import CALLBACK, Execution, Machine, create_machine, run
 from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, PAID, SAVED
 
 HERE = Path(__file__).parent
 MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
-SCENARIOS: dict[str, dict[str, str]] = MOCKS["StateMachines"][MACHINE["Name"]]["TestCases"]
+SCENARIOS: dict[str, dict[str, str]] = MOCKS["StateMachines"][CALLBACK.name]["TestCases"]
 
 RECORDED = {
     "success": True,
@@ -61,6 +62,7 @@ def after(states: list[str], **following: str) -> list[str]:
 SAVE_DOWN = [*SAVED, *FAILED]
 EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "HappyPath": (PAID, 200, RECORDED),
+    "ConfirmDown": (PAID, 200, RECORDED),
     "Declined": (DECLINED, 200, {**RECORDED, "processing": False}),
     "Duplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
     "ConcurrentDuplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
@@ -90,7 +92,7 @@ Play = Callable[[str], Execution]
 @pytest.fixture
 def moto(account: None, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> Play:  # noqa: ARG001
     """Moto's interpreter has Step Functions Local's mocks, but no way in: its API passes no test case to a worker."""
-    machine_arn = create_machine(client("stepfunctions"))
+    machine_arn = create_machine(client("stepfunctions"), CALLBACK)
 
     def play(scenario: str) -> Execution:
         worker = partial(ExecutionWorker, mock_test_case=mock_test_case(scenario))
@@ -105,7 +107,7 @@ def mock_test_case(scenario: str) -> MockTestCase:
         StateMockedResponses(state, mock, [mocked_response(*item) for item in MOCKS["MockedResponses"][mock].items()])
         for state, mock in SCENARIOS[scenario].items()
     ]
-    return MockTestCase(MACHINE["Name"], scenario, states)
+    return MockTestCase(CALLBACK.name, scenario, states)
 
 
 def mocked_response(attempts: str, response: dict[str, Any]) -> MockedResponse:
@@ -128,8 +130,8 @@ def step_functions_local(aws_environment: None) -> Iterator[Play]:  # noqa: ARG0
         local = boto3.client("stepfunctions", endpoint_url="http://127.0.0.1:8083")
         wait_until_it_answers(local)
         # It is older than the field, and JSONPath is all that it knows.
-        definition = {key: value for key, value in DEFINITION.items() if key != "QueryLanguage"}
-        machine_arn = create_machine(local, definition)
+        definition = {key: value for key, value in CALLBACK.definition.items() if key != "QueryLanguage"}
+        machine_arn = create_machine(local, Machine(CALLBACK.name, definition))
         yield lambda scenario: run(local, f"{machine_arn}#{scenario}", {"body": body_of("paid")}, timeout_seconds=60)
     finally:
         subprocess.run([*compose, "down"], check=True)
@@ -176,6 +178,10 @@ def test_the_mocked_tasks_return_what_the_real_ones_return(workflow: Workflow) -
     for states in SCENARIOS.values():
         for state, mock in states.items():
             returned = [answer["Return"] for answer in MOCKS["MockedResponses"][mock].values() if "Return" in answer]
+            # What is no function of ours returns nothing that is read.
+            if state not in FUNCTIONS:
+                assert returned in ([], [{}])
+                continue
             assert all(set(answer["Payload"]) == set(workflow.functions.answers[state]) for answer in returned), mock
 
 
@@ -189,9 +195,10 @@ def test_the_mocked_tasks_raise_what_the_functions_raise() -> None:
     }
     assert thrown == {
         "DispatchInProgress",
+        "DynamoDB.ProvisionedThroughputExceededException",
         "InvalidCallback",
         "Lambda.TooManyRequestsException",
         "PaymentConflict",
         "ServiceUnavailable",
     }
-    assert all(f"class {error}(" in errors for error in thrown if not error.startswith("Lambda."))
+    assert all(f"class {error}(" in errors for error in thrown if "." not in error)

@@ -1,0 +1,106 @@
+"""CollectUndispatched: finds paid deliveries whose dispatch was never confirmed, and puts them into the error log.
+
+An execution that is lost on its way reports nothing; from here on its delivery is a failure like any other, which is
+run again and which a person can see.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from pynamodb.exceptions import PutError
+from pynamodb.expressions.condition import Condition
+
+from callbacks import config, times
+from callbacks.selection import Selection
+from callbacks.tables import CallbackError, CallbackRecord, Status, bound, condition_failed
+from callbacks.telemetry import logger
+from callbacks.transient import transient_errors_named
+
+AGE = timedelta(minutes=int(config.required("DISPATCH_AGE_MINUTES")))
+ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Move what is old enough from the record table's index into the error log, as open failures that are due.
+
+    Takes `channel`, `functionName`, `table` and `selection` (the healing workflow's input); a dry run moves nothing.
+    Returns `failures`: `requestId` and `orderId` of each that the error log did not know.
+    Raises InvalidSelection and ServiceUnavailable.
+    """
+    selection = Selection.from_event(event["selection"])
+    is_dry_run = event["selection"].get("dryRun", False)
+    collected = []
+    with transient_errors_named():
+        for record in _undispatched(event, selection):
+            is_new = _is_unknown(record) if is_dry_run else _move(record, event["functionName"])
+            if is_new:
+                collected.append({"requestId": record.requestId, "orderId": record.orderId})
+    return {"failures": collected}
+
+
+def _undispatched(event: dict[str, Any], selection: Selection) -> Iterator[CallbackRecord]:
+    records = bound(CallbackRecord, event["table"])
+    before = times.iso(times.now() - AGE)
+    due: Condition = CallbackRecord.undispatchedSince <= before
+    if selection.request_id or selection.after:
+        return
+    if selection.order_id:
+        yield from records.query(selection.order_id, filter_condition=due, consistent_read=True)
+        return
+    if selection.since:
+        if selection.since > before:
+            return
+        due = CallbackRecord.undispatchedSince.between(selection.since, before)
+    for key in records.undispatched.query(event["channel"], due, limit=selection.limit):
+        record = records.get(key.orderId, key.deliveryId, consistent_read=True)
+        # The index lags behind the table.
+        if record.undispatchedSince:
+            yield record
+
+
+def _is_unknown(record: CallbackRecord) -> bool:
+    return not ErrorLog.count(record.requestId, consistent_read=True)
+
+
+def _move(record: CallbackRecord, function_name: str) -> bool:
+    """Hand the record over to the error log; return False where that knew of it already."""
+    is_new = _open_failure(record, function_name)
+    record.update(actions=[CallbackRecord.undispatchedSince.remove()])
+    logger.info("Undispatched payment found", orderId=record.orderId, deliveryId=record.deliveryId, isNew=is_new)
+    return is_new
+
+
+def _open_failure(record: CallbackRecord, function_name: str) -> bool:
+    """Write the item of the error log, unless the execution has got as far as writing its own."""
+    delivery = {
+        "body": record.body,
+        "requestId": record.requestId,
+        "receivedAt": times.milliseconds(record.receivedAt),
+        "sourceIp": record.sourceIp,
+    }
+    item = ErrorLog(
+        requestId=record.requestId,
+        functionName=function_name,
+        occurredAt=record.receivedAt,
+        receivedAt=record.receivedAt,
+        channel=record.channel,
+        executionArn=record.executionArn,
+        step="ConfirmDispatch",
+        error="DispatchUnconfirmed",
+        cause="The execution did not get as far as confirming that the payment was dispatched",
+        orderId=record.orderId,
+        chargeId=record.paymentId,
+        event=json.dumps(delivery),
+        status=Status.OPEN,
+        attempts=0,
+        nextAttemptAt=times.iso(times.now()),
+    )
+    try:
+        item.save(condition=CallbackError.requestId.does_not_exist())
+    except PutError as error:
+        if not condition_failed(error):
+            raise
+        return False
+    return True

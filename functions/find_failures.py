@@ -1,0 +1,72 @@
+"""FindFailures: reads from the error log which deliveries are to be run again."""
+
+from typing import Any
+
+from pynamodb.pagination import ResultIterator
+
+from callbacks import config, times
+from callbacks.selection import Selection
+from callbacks.tables import CallbackError, Status, bound
+from callbacks.transient import transient_errors_named
+
+ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
+
+# Whoever asks by hand means all that are not done, whatever is planned for them.
+UNRESOLVED = CallbackError.status != Status.RESOLVED
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Return the failures that the selection names, the oldest first.
+
+    Takes `channel`, `functionName`, `selection` (the healing workflow's input) and `collected` (what
+    CollectUndispatched returned).
+    Returns `failures`, each with what the index has of it and always `requestId`; `isManual`; and `next`, where the
+    next page starts, or None. Raises InvalidSelection and ServiceUnavailable.
+    """
+    selection = Selection.from_event(event["selection"])
+    with transient_errors_named():
+        rows, following = _rows(event, selection)
+    found = {row.requestId: _shown(row) for row in rows}
+    # An index lags behind its table.
+    for collected in event["collected"]:
+        found.setdefault(collected["requestId"], collected)
+    return {"failures": list(found.values()), "isManual": selection.is_manual, "next": following}
+
+
+def _rows(event: dict[str, Any], selection: Selection) -> tuple[list[CallbackError], Any]:
+    if selection.request_id:
+        try:
+            row = ErrorLog.get(selection.request_id, consistent_read=True)
+        except ErrorLog.DoesNotExist:
+            return [], None
+        return ([] if row.status == Status.RESOLVED else [row]), None
+    rows = _query(event, selection)
+    return list(rows), rows.last_evaluated_key
+
+
+def _query(event: dict[str, Any], selection: Selection) -> ResultIterator[CallbackError]:
+    if selection.order_id:
+        index, key, in_time, status = ErrorLog.byOrder, selection.order_id, None, UNRESOLVED
+    elif selection.since:
+        in_time = CallbackError.occurredAt >= selection.since
+        index, key, status = ErrorLog.byFunction, event["functionName"], UNRESOLVED
+    else:
+        in_time = CallbackError.nextAttemptAt <= times.iso(times.now())
+        index, key, status = ErrorLog.due, event["channel"], None
+    rows: ResultIterator[CallbackError] = index.query(
+        key, in_time, status, limit=selection.limit, last_evaluated_key=selection.after
+    )
+    return rows
+
+
+def _shown(row: CallbackError) -> dict[str, Any]:
+    return {
+        "requestId": row.requestId,
+        "orderId": row.orderId,
+        "chargeId": row.chargeId,
+        "occurredAt": row.occurredAt,
+        "step": row.step,
+        "error": row.error,
+        "status": row.status,
+        "attempts": row.attempts,
+    }

@@ -1,0 +1,151 @@
+"""What failed or got lost is run again on the local stack: by the schedule, and by the command."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from boto3.dynamodb.types import TypeSerializer
+
+from callbacks import times
+from local.stack import ROOT
+from tests.e2e.conftest import Answer, Local, without_permissions
+
+MakeBody = Callable[..., str]
+
+# The schedule runs every minute, and each run takes a few seconds.
+SCHEDULE_SECONDS = 75
+
+
+def fail_to_dispatch(local: Local, body: str) -> Answer:
+    with without_permissions(local, "InvokeProcessPaid"):
+        answer = local.post(body)
+    assert answer.status == 500
+    return answer
+
+
+def redrive(local: Local, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a person does."""
+    return subprocess.run(
+        [sys.executable, "-m", "redrive", "--local", *options],
+        cwd=ROOT,
+        env=os.environ | {"AWS_PORT": str(local.stack.aws_port)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_person_sees_what_would_be_run_again_runs_it_and_sees_what_came_of_it(
+    local: Local, make_body: MakeBody, order_id: str
+) -> None:
+    body = make_body()
+    answer = fail_to_dispatch(local, body)
+    request_id = answer.headers["x-amzn-RequestId"]
+
+    listed = redrive(local, "--order", order_id, "--dry-run")
+    assert listed.returncode == 0, listed.stderr
+    assert request_id in listed.stdout
+    assert local.payloads_of(order_id, at_least=0) == []
+
+    run = redrive(local, "--request", request_id)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "1 run again: 1 resolved"
+    assert local.payloads_of(order_id) == [body]
+    assert redrive(local, "--order", order_id).stdout == "Nothing to run again.\n"
+
+
+def test_an_invalid_callback_that_is_run_again_is_refused_again(local: Local, make_body: MakeBody) -> None:
+    before = datetime.now(UTC).isoformat()
+    answer = local.post(make_body(userId=None))
+    run = redrive(local, "--since", before)
+    assert run.returncode == 1
+    assert "500 userId: is missing" in run.stdout
+    (error,) = local.errors_of(answer)
+    assert (error["status"], error["attempts"]) == ("open", 1)
+
+
+def test_a_paid_record_that_nobody_works_on_any_more_is_dispatched(
+    local: Local, make_body: MakeBody, order_id: str
+) -> None:
+    body = make_body()
+    received_at = times.iso(datetime.now(UTC) - timedelta(minutes=10))
+    request_id = str(uuid.uuid4())
+    lost = {
+        "orderId": order_id,
+        "deliveryId": f"{received_at}#{request_id}",
+        "paymentId": f"pay_{order_id}",
+        "userId": "somebody",
+        "success": True,
+        "extra": "{}",
+        "body": body,
+        "channel": "BankApp",
+        "requestId": request_id,
+        "receivedAt": received_at,
+        "executionArn": "arn:of:an-execution-that-was-lost",
+        "undispatchedSince": received_at,
+    }
+    local.stack.client("dynamodb").put_item(
+        TableName=local.stack.outputs["RecordTableName"],
+        Item={name: TypeSerializer().serialize(value) for name, value in lost.items()},
+    )
+    run = redrive(local, "--order", order_id)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert local.payloads_of(order_id) == [body]
+    (record,) = local.records_of(order_id)
+    assert record["dispatchedBy"] == record["deliveryId"]
+    assert "undispatchedSince" not in record
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--since", "yesterday"], "since: must be a time as"),
+        (["--order", ""], "orderId: must be a string that is not empty"),
+    ],
+)
+def test_a_wrong_option_is_said_clearly(local: Local, options: list[str], message: str) -> None:
+    run = redrive(local, *options)
+    assert run.returncode == 1
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_stack_that_is_not_there_is_said_clearly(local: Local) -> None:
+    environment = os.environ | {
+        "AWS_ENDPOINT_URL": local.stack.endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "redrive", "--stack", "nowhere", "--order", "1"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "nowhere" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_failed_dispatch_is_made_by_the_schedule_without_anybody(
+    local: Local, make_body: MakeBody, order_id: str
+) -> None:
+    body = make_body()
+    answer = fail_to_dispatch(local, body)
+    local.set_schedule("ENABLED")
+    deadline = time.monotonic() + SCHEDULE_SECONDS
+    while local.errors_of(answer)[0]["status"] != "resolved" and time.monotonic() < deadline:
+        time.sleep(1)
+    local.set_schedule("DISABLED")
+    (error,) = local.errors_of(answer)
+    assert (error["status"], error["lastResult"]) == ("resolved", "200 BankApp callback recorded")
+    assert local.payloads_of(order_id) == [body]
+    (record,) = local.records_of(order_id)
+    assert record["dispatchedBy"] == record["deliveryId"]

@@ -1,0 +1,114 @@
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+
+from callbacks.failure import Failure
+
+MINUTE = 60
+
+
+@pytest.fixture
+def alerts(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+    return load("callbacks.alerts", ALERT_TABLE=tables["CallbackAlertTable"])
+
+
+@pytest.fixture
+def table(tables: dict[str, str]) -> Any:
+    """The counts, as boto3 has tables."""
+    return boto3.resource("dynamodb").Table(tables["CallbackAlertTable"])
+
+
+@pytest.fixture
+def first(failure: dict[str, Any]) -> Failure:
+    return Failure.from_event(failure)
+
+
+@pytest.fixture
+def second(first: Failure) -> Failure:
+    """Another failure of the same kind."""
+    return replace(first, execution_arn="another")
+
+
+def end_window(table: Any) -> None:
+    """Let the window of every kind have ended."""
+    for item in table.scan()["Items"]:
+        table.put_item(Item={**item, "windowEndsAt": int(time.time()) - 1})
+
+
+def test_the_first_failure_of_a_kind_opens_a_window(alerts: ModuleType, table: Any, first: Failure) -> None:
+    earliest = int(time.time()) + 15 * MINUTE
+    assert alerts.open_window(first) == 0
+    (item,) = table.scan()["Items"]
+    assert (item["kind"], item["suppressed"]) == ("bankappcallback#SaveCallbackRecord#ServiceUnavailable", 0)
+    assert earliest <= item["windowEndsAt"] <= time.time() + 15 * MINUTE
+
+
+def test_what_follows_in_the_window_is_counted_and_summed_up_after_it(
+    alerts: ModuleType, table: Any, first: Failure, second: Failure
+) -> None:
+    alerts.open_window(first)
+    assert [alerts.open_window(second) for _ in range(3)] == [None, None, None]
+    end_window(table)
+    assert alerts.open_window(second) == 3
+    end_window(table)
+    assert alerts.open_window(first) == 0
+
+
+def test_a_second_attempt_of_the_failure_that_opened_the_window_is_let_through(
+    alerts: ModuleType, first: Failure
+) -> None:
+    assert [alerts.open_window(first) for _ in range(2)] == [0, 0]
+
+
+def test_each_kind_has_a_window_of_its_own(alerts: ModuleType, first: Failure, second: Failure) -> None:
+    alerts.open_window(first)
+    for other in ({"step": "InvokeProcessPaid"}, {"error": "KeyError"}, {"function_name": "another"}):
+        assert alerts.open_window(replace(second, **other)) == 0
+
+
+def test_a_mail_that_did_not_go_out_gives_its_window_and_its_count_back(
+    alerts: ModuleType, table: Any, first: Failure, second: Failure
+) -> None:
+    alerts.open_window(first)
+    alerts.open_window(second)
+    alerts.close_window(first, 7)
+    assert alerts.open_window(second) == 8
+    # By then it is another's.
+    alerts.close_window(first, 7)
+    assert alerts.open_window(first) is None
+    (item,) = table.scan()["Items"]
+    assert item["suppressed"] == 1
+
+
+@pytest.mark.parametrize(("code", "status"), [("InternalServerError", 500), ("AccessDeniedException", 400)])
+def test_a_count_that_cannot_be_kept_holds_nothing_back(
+    load: Callable[..., ModuleType],
+    service: Any,
+    first: Failure,
+    log: Callable[[], list[dict[str, Any]]],
+    code: str,
+    status: int,
+) -> None:
+    alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)
+    service.refuses(code, status)
+    assert alerts.open_window(first) == 0
+    alerts.close_window(first, 0)
+    assert [(line["message"], line["error"]) for line in log()] == [
+        ("Alerts cannot be counted, the mail goes out", "UpdateError"),
+        ("The window stays open", "UpdateError"),
+    ]
+
+
+def test_a_failure_that_cannot_be_counted_is_mailed(
+    load: Callable[..., ModuleType], service: Any, first: Failure
+) -> None:
+    alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)
+    service.refuses_once("ConditionalCheckFailedException", 400)
+    service.refuses("ThrottlingException", 400)
+    assert alerts.open_window(first) == 0
+    assert len(service.requests) == 2

@@ -1,0 +1,266 @@
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pynamodb.exceptions import DoesNotExist, GetError, PynamoDBException, UpdateError
+
+from callbacks import times
+from callbacks.errors import ConfigurationError, ServiceUnavailable
+
+Failed = Callable[..., dict[str, Any]]
+
+SCHEDULED = {"requestId": "8f7e6d5c", "isManual": False}
+MANUAL = {"requestId": "8f7e6d5c", "isManual": True}
+# DynamoDB's answer to GetItem, as far as the task looks at it.
+FOUND = json.dumps(
+    {
+        "Item": {
+            "requestId": {"S": "8f7e6d5c"},
+            "status": {"S": "open"},
+            "attempts": {"N": "0"},
+            "nextAttemptAt": {"S": "2020-01-01T10:05:01.000Z"},
+        }
+    }
+).encode()
+
+
+@pytest.fixture
+def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+    return load("claim_failure", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
+
+
+def from_now(**delta: float) -> str:
+    return times.iso(times.now() + timedelta(**delta))
+
+
+def only(error_log: Any) -> dict[str, Any]:
+    (item,) = error_log.scan()["Items"]
+    return item
+
+
+def test_a_failure_that_is_due_is_claimed_and_comes_with_what_its_delivery_is_run_with(
+    task: ModuleType, error_log: Any, failed: Failed
+) -> None:
+    before = failed()
+    earliest = times.now() + timedelta(minutes=5, milliseconds=-1)
+    claim = task.handler(SCHEDULED, None)
+    delivery = json.loads(claim.pop("input"))
+    assert claim == {
+        "isClaimed": True,
+        "status": "redriven",
+        "attempt": 1,
+        "executionName": "8f7e6d5c-redrive-1",
+    }
+    assert delivery == {
+        "body": "{}",
+        "sourceIp": "203.0.113.7",
+        "requestId": "8f7e6d5c",
+        "receivedAt": 1577872800000,
+    }
+    after = only(error_log)
+    # Whoever dies from here on has lost it in five minutes.
+    lease = datetime.fromisoformat(after["nextAttemptAt"])
+    assert earliest <= lease <= times.now() + timedelta(minutes=5)
+    assert after == {**before, "status": "redriven", "attempts": 1, "nextAttemptAt": after["nextAttemptAt"]}
+
+
+# Whether it can be claimed
+
+DUE, LATER, NEVER = "due", "later", "never"
+
+
+@pytest.mark.parametrize(
+    ("status", "next_attempt", "by_schedule", "by_hand"),
+    [
+        ("open", DUE, True, True),
+        ("open", LATER, False, True),
+        # A refusal: only a person can know that it will be taken now.
+        ("open", NEVER, False, True),
+        # Its claim has run out.
+        ("redriven", DUE, True, True),
+        ("redriven", LATER, False, False),
+        ("given up", NEVER, False, True),
+        ("resolved", NEVER, False, False),
+    ],
+)
+@pytest.mark.parametrize("is_manual", [False, True], ids=["by the schedule", "by hand"])
+def test_the_schedule_claims_what_is_due_and_a_person_whatever_is_not_done_or_being_done(
+    task: ModuleType,
+    error_log: Any,
+    failed: Failed,
+    status: str,
+    next_attempt: str,
+    by_schedule: bool,
+    by_hand: bool,
+    is_manual: bool,
+) -> None:
+    due = {DUE: from_now(seconds=-1), LATER: from_now(minutes=1), NEVER: None}[next_attempt]
+    before = failed(status=status, nextAttemptAt=due, attempts=1)
+    claim = task.handler(MANUAL if is_manual else SCHEDULED, None)
+    if by_hand if is_manual else by_schedule:
+        assert (claim["isClaimed"], claim["status"], claim["attempt"]) == (True, "redriven", 2)
+    else:
+        assert claim == {"isClaimed": False, "status": status}
+        assert only(error_log) == before
+
+
+def test_a_failure_that_was_claimed_is_not_claimed_again_while_it_is_run(task: ModuleType, failed: Failed) -> None:
+    failed()
+    assert task.handler(SCHEDULED, None)["isClaimed"]
+    for event in (SCHEDULED, MANUAL):
+        assert task.handler(event, None) == {"isClaimed": False, "status": "redriven"}
+
+
+@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
+def test_of_two_runs_that_find_the_same_failure_one_gets_it(
+    task: ModuleType, error_log: Any, failed: Failed, before_call: Callable[..., None], event: dict[str, Any]
+) -> None:
+    failed()
+    faster: list[dict[str, Any]] = []
+    before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
+    assert task.handler(event, None) == {"isClaimed": False, "status": "open"}
+    assert [claim["isClaimed"] for claim in faster] == [True]
+    assert only(error_log)["attempts"] == 1
+
+
+def test_a_failure_that_is_resolved_at_the_very_moment_is_not_claimed(
+    task: ModuleType, error_log: Any, failed: Failed, before_call: Callable[..., None]
+) -> None:
+    failed(status="redriven", attempts=1)
+    before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="resolved", attempts=1, nextAttemptAt=None))
+    assert task.handler(SCHEDULED, None)["isClaimed"] is False
+    assert only(error_log)["status"] == "resolved"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "event", "status"),
+    [(6, SCHEDULED, "redriven"), (7, SCHEDULED, "given up"), (7, MANUAL, "given up"), (8, MANUAL, "given up")],
+)
+def test_the_last_attempt_is_given_up_in_advance(
+    task: ModuleType, error_log: Any, failed: Failed, attempts: int, event: dict[str, Any], status: str
+) -> None:
+    failed(attempts=attempts)
+    claim = task.handler(event, None)
+    assert (claim["isClaimed"], claim["status"], claim["attempt"]) == (True, status, attempts + 1)
+    after = only(error_log)
+    assert (after["status"], after["attempts"]) == (status, attempts + 1)
+    assert ("nextAttemptAt" in after) == (status == "redriven")
+
+
+# What it is run with
+
+
+def test_the_delivery_is_the_one_that_came_but_for_what_it_is_known_by(task: ModuleType, failed: Failed) -> None:
+    delivery = {"body": "ชำระ 🎉 \ud83c", "requestId": "", "receivedAt": "never", "headers": {"user-agent": "Bank"}}
+    failed(event=json.dumps(delivery))
+    assert json.loads(task.handler(SCHEDULED, None)["input"]) == {
+        **delivery,
+        "requestId": "8f7e6d5c",
+        "receivedAt": 1577872800000,
+    }
+
+
+@pytest.mark.parametrize("delivery", [None, 7, "text", ["body"]])
+def test_an_input_that_was_no_delivery_is_run_as_it_was(task: ModuleType, failed: Failed, delivery: Any) -> None:
+    failed(event=json.dumps(delivery))
+    assert json.loads(task.handler(MANUAL, None)["input"]) == delivery
+
+
+@pytest.mark.parametrize("identity", [{}, {"requestId": "x" * 129}, {"requestId": "own", "receivedAt": 1795341600009}])
+def test_a_delivery_that_is_run_again_has_the_record_and_the_item_of_the_first_time(
+    load: Callable[..., ModuleType],
+    task: ModuleType,
+    error_log: Any,
+    failure: dict[str, Any],
+    identity: dict[str, Any],
+) -> None:
+    failure["event"] = {"body": failure["event"]["body"], **identity}
+    execution = {"executionName": failure["executionName"], "startedAt": failure["startedAt"]}
+    validate = load("validate_callback").handler
+    report = load("write_error_log").handler
+    first = validate({"delivery": failure["event"], **execution}, None)
+    report(failure, None)
+    claim = task.handler({"requestId": only(error_log)["requestId"], "isManual": True}, None)
+    redriven = json.loads(claim["input"])
+    again = {"executionName": claim["executionName"], "startedAt": "2026-11-23T00:00:00.000Z"}
+    assert validate({"delivery": redriven, **again}, None) == first
+    report({**failure, **again, "event": redriven}, None)
+    assert only(error_log)["receivedAt"] == first["receivedAt"]
+
+
+@pytest.mark.parametrize(
+    ("request_id", "name"),
+    [
+        ("8f7e6d5c-5b2f-4f6c-9a57-0a4f0d3f2f4e", "8f7e6d5c-5b2f-4f6c-9a57-0a4f0d3f2f4e-redrive-3"),
+        ("a b:c/d#ก_e", "a-b-c-d--_e-redrive-3"),
+        ("x" * 61, "x" * 60 + "-redrive-3"),
+        ("x" * 128, "x" * 60 + "-redrive-3"),
+    ],
+)
+def test_the_execution_has_a_name_that_step_functions_takes_and_a_search_finds(
+    task: ModuleType, failed: Failed, request_id: str, name: str
+) -> None:
+    failed(requestId=request_id, attempts=2)
+    claim = task.handler({"requestId": request_id, "isManual": False}, None)
+    assert claim["executionName"] == name
+    assert re.fullmatch("[A-Za-z0-9_-]{1,80}", name)
+
+
+# What can go wrong
+
+
+def test_a_failure_that_is_not_there_is_an_error(task: ModuleType, error_log: Any) -> None:
+    with pytest.raises(DoesNotExist):
+        task.handler(SCHEDULED, None)
+    assert error_log.scan()["Items"] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "raised"),
+    [
+        ("ProvisionedThroughputExceededException", 400, ServiceUnavailable),
+        ("ThrottlingException", 400, ServiceUnavailable),
+        ("InternalServerError", 500, ServiceUnavailable),
+        ("AccessDeniedException", 400, PynamoDBException),
+        ("ResourceNotFoundException", 400, PynamoDBException),
+    ],
+)
+@pytest.mark.parametrize("answered", [[], [FOUND]], ids=["GetItem", "UpdateItem"])
+def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
+    load: Callable[..., ModuleType],
+    service: Any,
+    answered: list[bytes],
+    code: str,
+    status: int,
+    raised: type[Exception],
+) -> None:
+    task = load("claim_failure", AWS_ENDPOINT_URL=service.url)
+    service.first += [(200, body, {}) for body in answered]
+    service.refuses(code, status)
+    with pytest.raises(raised, match=code) as error:
+        task.handler(SCHEDULED, None)
+    if raised is PynamoDBException:
+        assert type(error.value) is (UpdateError if answered else GetError)
+    assert len(service.requests) == len(answered) + 1
+
+
+def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], service: Any, within: Any
+) -> None:
+    task = load("claim_failure", AWS_ENDPOINT_URL=service.url)
+    service.hangs()
+    with within(4), pytest.raises(ServiceUnavailable):
+        task.handler(SCHEDULED, None)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])
+def test_a_function_deployed_without_its_settings_fails_at_its_start(
+    load: Callable[..., ModuleType], variable: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load("claim_failure", **{variable: ""})

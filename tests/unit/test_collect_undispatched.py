@@ -1,0 +1,397 @@
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+from boto3.dynamodb.types import TypeSerializer
+from pynamodb.exceptions import GetError, PutError, PynamoDBException, QueryError, UpdateError
+
+from callbacks import times
+from callbacks.errors import ConfigurationError, InvalidSelection, ServiceUnavailable
+from callbacks.tables import CallbackRecord, bound
+from tests.sources import table
+
+Recorded = Callable[..., dict[str, Any]]
+
+TABLE = table("WalletCallbackRecordTable")["TableName"]
+RECORD = {
+    "orderId": "482500007436",
+    "deliveryId": "2020-01-01T10:00:00.000Z#8f7e6d5c",
+    "paymentId": "pay_bankapp_123",
+    "userId": "somebody",
+    "success": True,
+    "extra": "{}",
+    "body": '{"orderId": "482500007436"}',
+    "channel": "BankApp",
+    "requestId": "8f7e6d5c",
+    "receivedAt": "2020-01-01T10:00:00.000Z",
+    "sourceIp": "203.0.113.7",
+    "executionArn": "arn",
+    "undispatchedSince": "2020-01-01T10:00:00.000Z",
+}
+
+
+@pytest.fixture
+def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+    return load("collect_undispatched", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
+
+
+@pytest.fixture
+def records(tables: dict[str, str]) -> Any:
+    """The record table, as boto3 has tables."""
+    return boto3.resource("dynamodb").Table(tables["WalletCallbackRecordTable"])
+
+
+@pytest.fixture
+def recorded(records: Any) -> Recorded:
+    """Put a paid delivery into the record table whose dispatch was never confirmed; None leaves an attribute out."""
+
+    def put(request_id: str = "8f7e6d5c", since: str | None = RECORD["undispatchedSince"], **changes: Any) -> dict:
+        identity = {"requestId": request_id, "deliveryId": f"{since}#{request_id}", "undispatchedSince": since}
+        if since:
+            identity["receivedAt"] = since
+        item = {name: value for name, value in {**RECORD, **identity, **changes}.items() if value is not None}
+        records.put_item(Item=item)
+        return item
+
+    return put
+
+
+def event(**selection: Any) -> dict[str, Any]:
+    """What the state passes on."""
+    return {"channel": "BankApp", "functionName": "bankappcallback", "table": TABLE, "selection": selection}
+
+
+def collected(task: ModuleType, **selection: Any) -> list[str]:
+    return [failure["requestId"] for failure in task.handler(event(**selection), None)["failures"]]
+
+
+def undispatched(records: Any) -> list[str]:
+    """The deliveries that are still waiting for their dispatch to be confirmed."""
+    return sorted(item["requestId"] for item in records.scan()["Items"] if "undispatchedSince" in item)
+
+
+def from_now(**delta: float) -> str:
+    return times.iso(times.now() + timedelta(**delta))
+
+
+def at(second: int) -> str:
+    return f"2020-01-01T10:00:{second:02}.000Z"
+
+
+# The move
+
+
+def test_a_payment_whose_dispatch_was_never_confirmed_becomes_a_failure_that_is_due(
+    task: ModuleType, records: Any, recorded: Recorded, error_log: Any
+) -> None:
+    record = recorded()
+    earliest = times.now() - timedelta(milliseconds=1)
+    assert task.handler(event(), None) == {"failures": [{"requestId": "8f7e6d5c", "orderId": "482500007436"}]}
+    (item,) = error_log.scan()["Items"]
+    assert earliest <= datetime.fromisoformat(item.pop("nextAttemptAt")) <= times.now()
+    assert json.loads(item.pop("event")) == {
+        "body": record["body"],
+        "requestId": "8f7e6d5c",
+        "receivedAt": 1577872800000,
+        "sourceIp": "203.0.113.7",
+    }
+    assert item == {
+        "requestId": "8f7e6d5c",
+        "functionName": "bankappcallback",
+        "occurredAt": "2020-01-01T10:00:00.000Z",
+        "receivedAt": "2020-01-01T10:00:00.000Z",
+        "channel": "BankApp",
+        "executionArn": "arn",
+        "step": "ConfirmDispatch",
+        "error": "DispatchUnconfirmed",
+        "cause": "The execution did not get as far as confirming that the payment was dispatched",
+        "orderId": "482500007436",
+        "chargeId": "pay_bankapp_123",
+        "status": "open",
+        "attempts": 0,
+    }
+    # Of the record itself nothing else is changed.
+    del record["undispatchedSince"]
+    assert records.scan()["Items"] == [record]
+
+
+def test_what_was_collected_is_not_collected_again(task: ModuleType, recorded: Recorded, error_log: Any) -> None:
+    recorded()
+    assert collected(task) == ["8f7e6d5c"]
+    assert collected(task) == []
+    assert len(error_log.scan()["Items"]) == 1
+
+
+def test_what_was_collected_is_run_again_as_the_delivery_it_was(
+    load: Callable[..., ModuleType], task: ModuleType, callback: dict[str, Any], recorded: Recorded
+) -> None:
+    record = recorded(body=callback["body"], sourceIp=None)
+    task.handler(event(), None)
+    claim = load("claim_failure").handler({"requestId": "8f7e6d5c", "isManual": False}, None)
+    again = load("validate_callback").handler(
+        {"delivery": json.loads(claim["input"]), "executionName": "redrive", "startedAt": from_now()}, None
+    )
+    same = ("orderId", "deliveryId", "paymentId", "body", "requestId", "receivedAt")
+    assert [again[name] for name in same] == [record[name] for name in same]
+    assert again["sourceIp"] is None
+
+
+@pytest.mark.parametrize("status", ["open", "redriven", "given up", "resolved"])
+def test_a_failure_that_the_execution_could_still_report_stays_as_it_is_and_is_not_collected(
+    task: ModuleType,
+    records: Any,
+    recorded: Recorded,
+    error_log: Any,
+    failed: Callable[..., dict[str, Any]],
+    log: Callable[[], list[dict[str, Any]]],
+    status: str,
+) -> None:
+    recorded()
+    before = failed(status=status, attempts=3)
+    assert collected(task) == []
+    assert error_log.scan()["Items"] == [before]
+    assert undispatched(records) == []
+    (line,) = log()
+    assert line["isNew"] is False
+
+
+def test_a_move_that_ended_half_way_is_gone_on_with(
+    task: ModuleType, records: Any, recorded: Recorded, error_log: Any, before_call: Callable[..., None]
+) -> None:
+    recorded()
+
+    def kill() -> None:
+        raise SystemExit
+
+    before_call(bound(CallbackRecord, TABLE), "UpdateItem", kill)
+    with pytest.raises(SystemExit):
+        task.handler(event(), None)
+    (half,) = error_log.scan()["Items"]
+    assert undispatched(records) == ["8f7e6d5c"]
+    # From the error log, which has it, it is found as whatever is due.
+    assert collected(task) == []
+    assert error_log.scan()["Items"] == [half]
+    assert undispatched(records) == []
+
+
+# Which are collected
+
+
+def test_a_channels_lost_payments_are_collected_the_oldest_first(task: ModuleType, recorded: Recorded) -> None:
+    recorded("second", at(2))
+    recorded("first", at(1))
+    recorded("declined, or confirmed", None)
+    recorded("another channel's", at(1), channel="Another")
+    assert collected(task) == ["first", "second"]
+
+
+@pytest.mark.parametrize(("minutes", "seconds", "is_lost"), [("2", 119, False), ("2", 121, True), ("5", 121, False)])
+@pytest.mark.parametrize(
+    "selection", [{}, {"orderId": "482500007436"}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "order", "since"]
+)
+def test_a_payment_counts_as_lost_once_it_is_older_than_an_execution_can_be(
+    load: Callable[..., ModuleType],
+    records: Any,
+    recorded: Recorded,
+    selection: dict[str, Any],
+    minutes: str,
+    seconds: int,
+    is_lost: bool,
+) -> None:
+    task = load("collect_undispatched", DISPATCH_AGE_MINUTES=minutes)
+    recorded(since=from_now(seconds=-seconds + 0.5))
+    assert collected(task, **selection) == ["8f7e6d5c"] * is_lost
+    assert undispatched(records) == ["8f7e6d5c"] * (not is_lost)
+
+
+def test_a_person_collects_those_of_one_order(task: ModuleType, records: Any, recorded: Recorded) -> None:
+    recorded("first", at(1))
+    recorded("second", at(2))
+    recorded("confirmed", None)
+    recorded("of another order", at(1), orderId="another")
+    assert collected(task, orderId="482500007436") == ["first", "second"]
+    assert undispatched(records) == ["of another order"]
+
+
+def test_a_person_collects_those_since_a_time_and_at_it(task: ModuleType, records: Any, recorded: Recorded) -> None:
+    for second in (1, 2, 3):
+        recorded(str(second), at(second))
+    recorded("another channel's", at(3), channel="Another")
+    assert collected(task, since="2020-01-01T17:00:02+07:00") == ["2", "3"]
+    assert undispatched(records) == ["1", "another channel's"]
+
+
+@pytest.mark.parametrize("delta", [{"seconds": -60}, {"seconds": 60}], ids=str)
+def test_nothing_is_lost_yet_since_a_moment_ago(task: ModuleType, recorded: Recorded, delta: dict[str, int]) -> None:
+    recorded(since=from_now(seconds=-1))
+    assert collected(task, since=from_now(**delta)) == []
+
+
+def test_a_time_at_which_nothing_can_be_lost_yet_is_not_looked_for(
+    load: Callable[..., ModuleType], service: Any
+) -> None:
+    task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
+    # DynamoDB refuses a range that ends before it begins.
+    assert collected(task, since=from_now(minutes=-1)) == []
+    assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [{"requestId": "8f7e6d5c"}, {"after": {"requestId": {"S": "1"}}}, {"orderId": "482500007436", "after": {"a": 1}}],
+    ids=str,
+)
+def test_whoever_asks_for_one_delivery_or_the_next_page_asks_for_nothing_new(
+    task: ModuleType, records: Any, recorded: Recorded, selection: dict[str, Any]
+) -> None:
+    recorded()
+    assert collected(task, **selection) == []
+    assert undispatched(records) == ["8f7e6d5c"]
+
+
+@pytest.mark.parametrize("selection", [{}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "since"])
+def test_no_more_are_collected_at_once_than_was_asked_for(
+    task: ModuleType, records: Any, recorded: Recorded, selection: dict[str, Any]
+) -> None:
+    for second in (1, 2, 3):
+        recorded(str(second), at(second))
+    assert collected(task, limit=2, **selection) == ["1", "2"]
+    assert undispatched(records) == ["3"]
+    assert collected(task, limit=2, **selection) == ["3"]
+
+
+@pytest.mark.parametrize(
+    "selection", [{}, {"orderId": "482500007436"}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "order", "since"]
+)
+def test_a_dry_run_finds_the_same_and_moves_nothing(
+    task: ModuleType,
+    records: Any,
+    recorded: Recorded,
+    error_log: Any,
+    log: Callable[[], list[dict[str, Any]]],
+    selection: dict[str, Any],
+) -> None:
+    before = recorded()
+    assert collected(task, dryRun=True, **selection) == ["8f7e6d5c"]
+    assert records.scan()["Items"] == [before]
+    assert error_log.scan()["Items"] == []
+    assert log() == []
+    assert collected(task, dryRun=False, **selection) == ["8f7e6d5c"]
+
+
+def test_a_dry_run_leaves_out_what_the_error_log_knows(
+    task: ModuleType, recorded: Recorded, failed: Callable[..., dict[str, Any]]
+) -> None:
+    recorded()
+    failed(requestId="8f7e6d5c", error="PaymentConflict", nextAttemptAt=None)
+    assert collected(task, dryRun=True) == []
+
+
+# What happens meanwhile
+
+
+def test_a_payment_that_is_confirmed_after_the_index_was_read_is_not_lost(
+    task: ModuleType, recorded: Recorded, records: Any, error_log: Any, before_call: Callable[..., None]
+) -> None:
+    item = recorded()
+    key = {"orderId": item["orderId"], "deliveryId": item["deliveryId"]}
+
+    def confirm() -> None:
+        records.update_item(Key=key, UpdateExpression="REMOVE undispatchedSince")
+
+    before_call(bound(CallbackRecord, TABLE), "GetItem", confirm)
+    assert collected(task) == []
+    assert error_log.scan()["Items"] == []
+
+
+def test_the_log_names_the_delivery_but_not_the_user(
+    task: ModuleType, recorded: Recorded, log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    recorded()
+    task.handler(event(), None)
+    (line,) = log()
+    expected = {
+        "message": "Undispatched payment found",
+        "orderId": "482500007436",
+        "deliveryId": "2020-01-01T10:00:00.000Z#8f7e6d5c",
+        "isNew": True,
+    }
+    assert line.items() >= expected.items()
+    assert "somebody" not in json.dumps(line)
+
+
+# What can go wrong
+
+
+@pytest.mark.parametrize("selection", [{"orderid": "1"}, {"since": "yesterday"}, {"dryRun": "yes"}, {"limit": 0}])
+def test_a_selection_that_is_misspelt_moves_nothing(
+    task: ModuleType, records: Any, recorded: Recorded, selection: dict[str, Any]
+) -> None:
+    recorded()
+    with pytest.raises(InvalidSelection):
+        task.handler(event(**selection), None)
+    assert undispatched(records) == ["8f7e6d5c"]
+
+
+@pytest.mark.parametrize("selection", [None, [], "due"], ids=str)
+def test_an_input_that_is_no_selection_moves_nothing(task: ModuleType, selection: Any) -> None:
+    with pytest.raises(InvalidSelection):
+        task.handler({**event(), "selection": selection}, None)
+
+
+ITEM = {name: TypeSerializer().serialize(value) for name, value in RECORD.items()}
+# DynamoDB's answers to what is called one after the other, and the error of PynamoDB's for each.
+ANSWERS = [{"Items": [ITEM], "Count": 1, "ScannedCount": 1}, {"Item": ITEM}, {}, {"Attributes": ITEM}]
+CALLS = {"Query": QueryError, "GetItem": GetError, "PutItem": PutError, "UpdateItem": UpdateError}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "raised"),
+    [
+        ("ProvisionedThroughputExceededException", 400, ServiceUnavailable),
+        ("ThrottlingException", 400, ServiceUnavailable),
+        ("InternalServerError", 500, ServiceUnavailable),
+        ("AccessDeniedException", 400, PynamoDBException),
+        ("ResourceNotFoundException", 400, PynamoDBException),
+    ],
+)
+@pytest.mark.parametrize("call", CALLS)
+def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
+    load: Callable[..., ModuleType],
+    service: Any,
+    call: str,
+    code: str,
+    status: int,
+    raised: type[Exception],
+) -> None:
+    task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
+    before = list(CALLS).index(call)
+    service.first += [(200, json.dumps(answer).encode(), {}) for answer in ANSWERS[:before]]
+    service.refuses(code, status)
+    with pytest.raises(raised, match=code) as error:
+        task.handler(event(), None)
+    if raised is PynamoDBException:
+        assert type(error.value) is CALLS[call]
+    operations = [request.headers["X-Amz-Target"].rpartition(".")[2] for request in service.requests]
+    assert operations == list(CALLS)[: before + 1]
+
+
+def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], service: Any, within: Any
+) -> None:
+    task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
+    service.hangs()
+    with within(4), pytest.raises(ServiceUnavailable):
+        task.handler(event(), None)
+
+
+@pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "DISPATCH_AGE_MINUTES"])
+def test_a_function_deployed_without_its_settings_fails_at_its_start(
+    load: Callable[..., ModuleType], variable: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load("collect_undispatched", **{variable: ""})

@@ -1,0 +1,277 @@
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pynamodb.exceptions import GetError, QueryError
+
+from callbacks import times
+from callbacks.errors import ConfigurationError, InvalidSelection, ServiceUnavailable
+
+Failed = Callable[..., dict[str, Any]]
+
+SINCE = {"since": "2020-01-01T10:00:00Z"}
+ORDER = {"orderId": "482500007436"}
+
+
+@pytest.fixture
+def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+    return load("find_failures", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
+
+
+def event(collected: list[dict[str, Any]] | None = None, **selection: Any) -> dict[str, Any]:
+    """What the state passes on."""
+    return {
+        "channel": "BankApp",
+        "functionName": "bankappcallback",
+        "selection": selection,
+        "collected": collected or [],
+    }
+
+
+def found(task: ModuleType, **selection: Any) -> list[str]:
+    return [failure["requestId"] for failure in task.handler(event(**selection), None)["failures"]]
+
+
+def from_now(**delta: float) -> str:
+    return times.iso(times.now() + timedelta(**delta))
+
+
+def at(second: int) -> str:
+    return f"2020-01-01T10:00:{second:02}.000Z"
+
+
+# Which are found
+
+
+def test_where_nothing_is_wrong_nothing_is_found(task: ModuleType) -> None:
+    assert task.handler(event(), None) == {"failures": [], "isManual": False, "next": None}
+
+
+@pytest.mark.parametrize(
+    "selection", [{}, {"requestId": "8f7e6d5c"}, ORDER, SINCE], ids=["due", "request", "order", "since"]
+)
+def test_a_failure_is_shown_with_what_happened_and_what_was_done(
+    task: ModuleType, failed: Failed, selection: dict[str, Any]
+) -> None:
+    failed(attempts=2)
+    assert task.handler(event(**selection), None) == {
+        "failures": [
+            {
+                "requestId": "8f7e6d5c",
+                "orderId": "482500007436",
+                "chargeId": "pay_bankapp_123",
+                "occurredAt": "2020-01-01T10:00:01.000Z",
+                "step": "InvokeProcessPaid",
+                "error": "ServiceUnavailable",
+                "status": "open",
+                "attempts": 2,
+            }
+        ],
+        "isManual": bool(selection),
+        "next": None,
+    }
+
+
+def test_a_failure_of_no_order_is_found_too(task: ModuleType, failed: Failed) -> None:
+    failed(orderId=None, chargeId=None)
+    (failure,) = task.handler(event(), None)["failures"]
+    assert (failure["requestId"], failure["orderId"], failure["chargeId"]) == ("8f7e6d5c", None, None)
+
+
+def test_the_schedule_finds_what_is_due_the_longest_waiting_first(task: ModuleType, failed: Failed) -> None:
+    failed(requestId="second", nextAttemptAt=at(2))
+    failed(requestId="first", nextAttemptAt=at(1))
+    failed(requestId="its claim has run out", status="redriven", nextAttemptAt=at(3))
+    failed(requestId="just now", nextAttemptAt=from_now(seconds=-1))
+    failed(requestId="not yet", nextAttemptAt=from_now(minutes=1))
+    failed(requestId="a person's", nextAttemptAt=None)
+    failed(requestId="another channel's", channel="Another")
+    assert found(task) == ["first", "second", "its claim has run out", "just now"]
+
+
+STATES = {"open": "open", "redriven": "redriven", "given up": "given up", "done": "resolved"}
+
+
+@pytest.mark.parametrize("selection", [ORDER, SINCE], ids=["order", "since"])
+def test_a_person_finds_all_that_are_not_done_in_order_of_time_whatever_is_planned(
+    task: ModuleType, failed: Failed, selection: dict[str, Any]
+) -> None:
+    failed(requestId="later", occurredAt=at(9), nextAttemptAt=from_now(hours=1))
+    for second, (name, status) in enumerate(STATES.items()):
+        failed(requestId=name, status=status, occurredAt=at(second), nextAttemptAt=None)
+    assert found(task, **selection) == ["open", "redriven", "given up", "later"]
+
+
+def test_a_person_finds_the_failures_of_one_order(task: ModuleType, failed: Failed) -> None:
+    failed()
+    failed(requestId="of another order", orderId="another")
+    failed(requestId="of no order", orderId=None)
+    assert found(task, **ORDER) == ["8f7e6d5c"]
+    assert found(task, orderId="unknown") == []
+
+
+def test_a_person_finds_the_failures_since_a_time_and_at_it(task: ModuleType, failed: Failed) -> None:
+    for second in (1, 2, 3):
+        failed(requestId=str(second), occurredAt=at(second))
+    failed(requestId="of another function", functionName="another", occurredAt=at(3))
+    assert found(task, since="2020-01-01T17:00:02+07:00") == ["2", "3"]
+    assert found(task, since="2020-01-01T10:00:04Z") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "is_found"), [("open", True), ("redriven", True), ("given up", True), ("resolved", False)]
+)
+def test_a_person_finds_one_delivery_unless_it_is_done(
+    task: ModuleType, failed: Failed, status: str, is_found: bool
+) -> None:
+    failed(requestId="another")
+    failed(status=status, nextAttemptAt=None)
+    assert found(task, requestId="8f7e6d5c") == ["8f7e6d5c"] * is_found
+
+
+def test_a_delivery_that_never_failed_is_not_found(task: ModuleType) -> None:
+    assert task.handler(event(requestId="8f7e6d5c"), None) == {"failures": [], "isManual": True, "next": None}
+
+
+def test_a_dry_run_finds_the_same(task: ModuleType, failed: Failed) -> None:
+    failed()
+    assert task.handler(event(dryRun=True), None) == task.handler(event(), None)
+
+
+def test_finding_changes_nothing(task: ModuleType, error_log: Any, failed: Failed) -> None:
+    before = failed()
+    for selection in ({}, {"requestId": "8f7e6d5c"}, ORDER, SINCE):
+        assert found(task, **selection) == ["8f7e6d5c"]
+    assert error_log.scan()["Items"] == [before]
+
+
+# What was collected
+
+
+def test_what_was_collected_is_found_though_the_index_does_not_have_it_yet(task: ModuleType, failed: Failed) -> None:
+    failed()
+    collected = [{"requestId": "lost", "orderId": "1"}, {"requestId": "lost, too", "orderId": "2"}]
+    failures = task.handler(event(collected), None)["failures"]
+    assert [failure["requestId"] for failure in failures] == ["8f7e6d5c", "lost", "lost, too"]
+    assert failures[1:] == collected
+
+
+def test_what_was_collected_and_is_in_the_index_is_found_once_with_all_that_is_known(
+    task: ModuleType, failed: Failed
+) -> None:
+    failed()
+    (failure,) = task.handler(event([{"requestId": "8f7e6d5c", "orderId": "482500007436"}]), None)["failures"]
+    assert failure["step"] == "InvokeProcessPaid"
+
+
+# Pages
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 100])
+@pytest.mark.parametrize("selection", [{}, ORDER, SINCE], ids=["due", "order", "since"])
+def test_page_by_page_each_failure_is_found_once_and_in_order(
+    task: ModuleType, failed: Failed, selection: dict[str, Any], limit: int
+) -> None:
+    # What is done in between makes pages that have to be filled up.
+    statuses = ["resolved", "open", "given up", "resolved", "open", "open", "resolved", "redriven", "resolved"]
+    for second, status in enumerate(statuses):
+        due = None if status in {"resolved", "given up"} else at(second)
+        failed(requestId=f"request-{second}", status=status, occurredAt=at(second), nextAttemptAt=due)
+    wanted = {"open", "redriven"} if not selection else {"open", "redriven", "given up"}
+    expected = [f"request-{second}" for second, status in enumerate(statuses) if status in wanted]
+    pages: list[str] = []
+    more: dict[str, Any] = {}
+    for _ in range(len(statuses) + 1):
+        answer = task.handler(event(**selection, limit=limit, **more), None)
+        assert len(answer["failures"]) <= limit
+        pages += [failure["requestId"] for failure in answer["failures"]]
+        if answer["next"] is None:
+            break
+        # A person copies it from one execution's output into the next one's input.
+        more = {"after": json.loads(json.dumps(answer["next"]))}
+    assert answer["next"] is None
+    assert pages == expected
+
+
+def test_a_page_that_is_not_the_last_is_full(task: ModuleType, failed: Failed) -> None:
+    for second, status in enumerate(["resolved", "open", "resolved", "open", "open"]):
+        failed(requestId=str(second), status=status, occurredAt=at(second))
+    answer = task.handler(event(**SINCE, limit=2), None)
+    assert [failure["requestId"] for failure in answer["failures"]] == ["1", "3"]
+    assert found(task, **SINCE, limit=2, after=answer["next"]) == ["4"]
+
+
+# What can go wrong
+
+
+@pytest.mark.parametrize("selection", [{"requestid": "8f7e6d5c"}, {"since": "yesterday"}, {"limit": 0}], ids=str)
+def test_a_selection_that_is_misspelt_finds_nothing(
+    task: ModuleType, failed: Failed, selection: dict[str, Any]
+) -> None:
+    failed()
+    with pytest.raises(InvalidSelection):
+        task.handler(event(**selection), None)
+
+
+@pytest.mark.parametrize("selection", [None, [], "due"], ids=str)
+def test_an_input_that_is_no_selection_finds_nothing(task: ModuleType, selection: Any) -> None:
+    with pytest.raises(InvalidSelection):
+        task.handler({**event(), "selection": selection}, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "is_passing"),
+    [
+        ("ProvisionedThroughputExceededException", 400, True),
+        ("ThrottlingException", 400, True),
+        ("InternalServerError", 500, True),
+        ("AccessDeniedException", 400, False),
+        ("ResourceNotFoundException", 400, False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("selection", "own"),
+    [({}, QueryError), ({"requestId": "1"}, GetError), (ORDER, QueryError), (SINCE, QueryError)],
+    ids=["due", "request", "order", "since"],
+)
+def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
+    load: Callable[..., ModuleType],
+    service: Any,
+    selection: dict[str, Any],
+    own: type[Exception],
+    code: str,
+    status: int,
+    is_passing: bool,
+) -> None:
+    task = load("find_failures", AWS_ENDPOINT_URL=service.url)
+    service.refuses(code, status)
+    with pytest.raises(ServiceUnavailable if is_passing else own, match=code):
+        task.handler(event(**selection), None)
+    assert len(service.requests) == 1
+
+
+def test_an_error_on_a_later_page_is_no_end_of_the_list(load: Callable[..., ModuleType], service: Any) -> None:
+    task = load("find_failures", AWS_ENDPOINT_URL=service.url)
+    page = {"Items": [], "Count": 0, "ScannedCount": 1, "LastEvaluatedKey": {"requestId": {"S": "1"}}}
+    service.first.append((200, json.dumps(page).encode(), {}))
+    service.refuses("ThrottlingException", 400)
+    with pytest.raises(ServiceUnavailable):
+        task.handler(event(**SINCE), None)
+    assert len(service.requests) == 2
+
+
+def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], service: Any, within: Any
+) -> None:
+    task = load("find_failures", AWS_ENDPOINT_URL=service.url)
+    service.hangs()
+    with within(4), pytest.raises(ServiceUnavailable):
+        task.handler(event(), None)
+
+
+def test_a_function_deployed_without_its_table_fails_at_its_start(load: Callable[..., ModuleType]) -> None:
+    with pytest.raises(ConfigurationError, match="ERROR_LOG_TABLE"):
+        load("find_failures", ERROR_LOG_TABLE="")

@@ -1,0 +1,58 @@
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from types import ModuleType
+
+import pytest
+
+from callbacks.errors import ConfigurationError
+
+MOMENT = datetime(2026, 11, 22, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("delay", "attempts", "minutes"),
+    [
+        ("5", 0, 5),
+        ("5", 1, 10),
+        ("5", 2, 20),
+        ("5", 7, 640),
+        ("5", 8, 720),
+        ("5", 9, 720),
+        ("5", 20, 720),
+        ("1", 0, 1),
+        ("1", 9, 512),
+        ("1", 10, 720),
+        ("720", 0, 720),
+        ("720", 1, 720),
+        ("720", 20, 720),
+        ("0", 0, 0),
+        ("0", 20, 0),
+    ],
+)
+def test_the_pause_doubles_with_each_attempt_up_to_twelve_hours(
+    load: Callable[..., ModuleType], delay: str, attempts: int, minutes: int
+) -> None:
+    redrives = load("callbacks.redrives", REDRIVE_DELAY_MINUTES=delay)
+    due = datetime.fromisoformat(redrives.due_after(attempts, MOMENT))
+    assert due - MOMENT == timedelta(minutes=minutes)
+
+
+def test_the_time_of_an_attempt_is_written_as_all_our_times(load: Callable[..., ModuleType]) -> None:
+    moment = MOMENT.astimezone(timezone(timedelta(hours=7)))
+    assert load("callbacks.redrives").due_after(0, moment) == "2026-11-22T10:05:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "attempt", "is_last"),
+    [("8", 1, False), ("8", 7, False), ("8", 8, True), ("8", 9, True), ("1", 1, True), ("20", 19, False)],
+)
+def test_the_last_attempt_is_the_one_that_the_setting_names(
+    load: Callable[..., ModuleType], allowed: str, attempt: int, is_last: bool
+) -> None:
+    assert load("callbacks.redrives", REDRIVE_ATTEMPTS=allowed).is_last(attempt) is is_last
+
+
+@pytest.mark.parametrize("variable", ["REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])
+def test_without_its_settings_nothing_can_be_planned(load: Callable[..., ModuleType], variable: str) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load("callbacks.redrives", **{variable: ""})

@@ -1,0 +1,108 @@
+import re
+from typing import Any
+
+import pytest
+
+from callbacks.errors import InvalidSelection
+from callbacks.selection import MAX_FAILURES, Selection
+
+AFTER = {"requestId": {"S": "8f7e6d5c"}}
+MEMBERS = "requestId, orderId, since, dryRun, limit, after"
+
+
+@pytest.mark.parametrize(
+    ("event", "selection"),
+    [
+        ({}, Selection()),
+        ({"requestId": "8f7e6d5c"}, Selection(request_id="8f7e6d5c")),
+        ({"orderId": "482500007436"}, Selection(order_id="482500007436")),
+        ({"since": "2026-11-22T10:00:00Z"}, Selection(since="2026-11-22T10:00:00.000Z")),
+        ({"limit": 1}, Selection(limit=1)),
+        ({"limit": MAX_FAILURES}, Selection(limit=100)),
+        ({"after": AFTER}, Selection(after=AFTER)),
+        ({"after": None}, Selection()),
+        # Whether it is a dry run is for the states to know.
+        ({"dryRun": True}, Selection()),
+        ({"dryRun": False}, Selection()),
+        (
+            {"since": "2026-11-22T10:00:00Z", "dryRun": True, "limit": 7, "after": AFTER},
+            Selection(since="2026-11-22T10:00:00.000Z", limit=7, after=AFTER),
+        ),
+    ],
+)
+def test_a_selection_is_what_its_members_say(event: dict[str, Any], selection: Selection) -> None:
+    assert Selection.from_event(event) == selection
+
+
+def test_who_names_no_limit_gets_the_greatest() -> None:
+    assert Selection.from_event({}).limit == MAX_FAILURES
+
+
+@pytest.mark.parametrize(
+    ("event", "is_manual"),
+    [
+        ({}, False),
+        ({"dryRun": True, "limit": 1, "after": AFTER}, False),
+        ({"requestId": "8f7e6d5c"}, True),
+        ({"orderId": "482500007436"}, True),
+        ({"since": "2026-11-22T10:00:00Z"}, True),
+    ],
+)
+def test_a_person_has_asked_where_it_is_named_what_is_meant(event: dict[str, Any], is_manual: bool) -> None:
+    assert Selection.from_event(event).is_manual is is_manual
+
+
+@pytest.mark.parametrize(
+    ("since", "read"),
+    [
+        ("2026-11-22T10:00Z", "2026-11-22T10:00:00.000Z"),
+        ("2026-11-22T10:00:00.5Z", "2026-11-22T10:00:00.500Z"),
+        ("2026-11-22T10:00:00.123456+00:00", "2026-11-22T10:00:00.123Z"),
+        ("2026-11-22T17:00:00+07:00", "2026-11-22T10:00:00.000Z"),
+        ("2026-11-22 06:30:00-03:30", "2026-11-22T10:00:00.000Z"),
+    ],
+)
+def test_a_time_is_compared_in_the_form_in_which_it_is_kept(since: str, read: str) -> None:
+    assert Selection.from_event({"since": since}).since == read
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (None, "The input must be an object"),
+        ([], "The input must be an object"),
+        ("requestId", "The input must be an object"),
+        ({"request_id": "1"}, f"request_id: is not one of {MEMBERS}"),
+        ({"orderid": "1"}, f"orderid: is not one of {MEMBERS}"),
+        ({"dryrun": True, "Since": ""}, f"Since, dryrun: is not one of {MEMBERS}"),
+        ({"requestId": "1", "orderId": "2"}, "Only one of requestId, orderId and since can be given"),
+        ({"orderId": "2", "since": "2026-11-22T10:00:00Z"}, "Only one of requestId, orderId and since can be given"),
+        ({"requestId": None, "since": None}, "Only one of requestId, orderId and since can be given"),
+        ({"dryRun": "true"}, "dryRun: must be true or false"),
+        ({"dryRun": 1}, "dryRun: must be true or false"),
+        ({"dryRun": None}, "dryRun: must be true or false"),
+        ({"limit": 0}, "limit: must be a number from 1 to 100"),
+        ({"limit": 101}, "limit: must be a number from 1 to 100"),
+        ({"limit": 1.5}, "limit: must be a number from 1 to 100"),
+        ({"limit": "1"}, "limit: must be a number from 1 to 100"),
+        ({"limit": True}, "limit: must be a number from 1 to 100"),
+        ({"limit": None}, "limit: must be a number from 1 to 100"),
+        ({"since": "yesterday"}, "since: must be a time as 2026-11-22T10:00:00Z"),
+        ({"since": "0001-01-01T00:00:00+14:00"}, "since: must be a time as 2026-11-22T10:00:00Z"),
+        ({"after": ""}, "after: must be the `next` of the page before"),
+        ({"after": "x"}, "after: must be the `next` of the page before"),
+        ({"since": "2026-13-01T00:00:00Z"}, "since: must be a time as 2026-11-22T10:00:00Z"),
+        ({"since": "2026-11-22T10:00:00"}, "since: must name its time zone, as 2026-11-22T10:00:00Z does"),
+        ({"since": "2026-11-22"}, "since: must name its time zone, as 2026-11-22T10:00:00Z does"),
+    ],
+)
+def test_a_selection_that_is_misspelt_is_refused_and_never_taken_for_all_that_are_due(event: Any, message: str) -> None:
+    with pytest.raises(InvalidSelection, match=f"^{re.escape(message)}$"):
+        Selection.from_event(event)
+
+
+@pytest.mark.parametrize("member", ["requestId", "orderId", "since"])
+@pytest.mark.parametrize("value", [None, "", 7, True, [], {"S": "1"}])
+def test_a_selection_of_nothing_is_refused(member: str, value: object) -> None:
+    with pytest.raises(InvalidSelection, match=f"^{member}: must be a string that is not empty$"):
+        Selection.from_event({member: value})

@@ -1,0 +1,286 @@
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pynamodb.exceptions import DoesNotExist, GetError, PynamoDBException, UpdateError
+
+from callbacks import times
+from callbacks.errors import ConfigurationError, ServiceUnavailable
+
+Failed = Callable[..., dict[str, Any]]
+
+FOUND = json.dumps(
+    {
+        "Item": {
+            "requestId": {"S": "8f7e6d5c"},
+            "status": {"S": "redriven"},
+            "attempts": {"N": "1"},
+            "error": {"S": "ServiceUnavailable"},
+        }
+    }
+).encode()
+
+
+@pytest.fixture
+def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+    return load("settle_failure", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
+
+
+@pytest.fixture
+def claimed(failed: Failed) -> Failed:
+    """Put a failure into the error log that is being run again for the first time."""
+    lease = times.iso(times.now() + timedelta(minutes=5))
+    return lambda **changes: failed(**{"status": "redriven", "attempts": 1, "nextAttemptAt": lease, **changes})
+
+
+def answered(status: int, **body: Any) -> dict[str, Any]:
+    """What RunCallback has of an execution that came to its end."""
+    return {"status": "SUCCEEDED", "output": json.dumps({"statusCode": status, "body": json.dumps(body)})}
+
+
+DONE = answered(200, success=True, message="BankApp callback recorded", orderId="482500007436")
+FAILED = answered(500, success=False, error="Internal error, request id 8f7e6d5c", message="Failed to process")
+TIMED_OUT = {"status": "TIMED_OUT", "output": None}
+
+
+def event(run: dict[str, Any], attempt: int = 1) -> dict[str, Any]:
+    """What the state passes on."""
+    return {"requestId": "8f7e6d5c", "attempt": attempt, "run": run}
+
+
+def only(error_log: Any) -> dict[str, Any]:
+    (item,) = error_log.scan()["Items"]
+    return item
+
+
+# What came of it
+
+
+def test_a_delivery_that_was_processed_is_resolved_and_not_run_again(
+    task: ModuleType, error_log: Any, claimed: Failed
+) -> None:
+    before = claimed()
+    assert task.handler(event(DONE), None) == {
+        "requestId": "8f7e6d5c",
+        "orderId": "482500007436",
+        "status": "resolved",
+        "attempts": 1,
+        "lastResult": "200 BankApp callback recorded",
+    }
+    del before["nextAttemptAt"]
+    assert only(error_log) == {**before, "status": "resolved", "lastResult": "200 BankApp callback recorded"}
+
+
+@pytest.mark.parametrize(
+    ("run", "result"),
+    [
+        (FAILED, "500 Internal error, request id 8f7e6d5c"),
+        (answered(500, success=False, error="orderId: is missing", message="no"), "500 orderId: is missing"),
+        (answered(500, success=False, message="no"), "500 no"),
+        (answered(202, message="Accepted"), "202 Accepted"),
+        (TIMED_OUT, "TIMED_OUT"),
+        ({"status": "FAILED", "output": None}, "FAILED"),
+        # An output is that of an execution which came to its end, or it says nothing.
+        ({"status": "FAILED", "output": DONE["output"]}, "FAILED"),
+        ({"status": "SUCCEEDED", "output": None}, "SUCCEEDED"),
+        ({"status": "SUCCEEDED", "output": ""}, "SUCCEEDED"),
+    ],
+)
+def test_a_delivery_that_fails_again_stays_open_with_what_it_was_answered(
+    task: ModuleType, error_log: Any, claimed: Failed, run: dict[str, Any], result: str
+) -> None:
+    claimed()
+    outcome = task.handler(event(run), None)
+    assert (outcome["status"], outcome["attempts"], outcome["lastResult"]) == ("open", 1, result)
+    item = only(error_log)
+    assert (item["status"], item["attempts"], item["lastResult"]) == ("open", 1, result)
+
+
+@pytest.mark.parametrize(("attempt", "minutes"), [(1, 10), (2, 20), (7, 640)])
+def test_a_delivery_that_fails_again_is_due_after_twice_the_last_pause(
+    task: ModuleType, error_log: Any, claimed: Failed, attempt: int, minutes: int
+) -> None:
+    claimed(attempts=attempt)
+    pause = timedelta(minutes=minutes)
+    earliest = times.now() + pause - timedelta(milliseconds=1)
+    task.handler(event(FAILED, attempt), None)
+    due = datetime.fromisoformat(only(error_log)["nextAttemptAt"])
+    assert earliest <= due <= times.now() + pause
+
+
+@pytest.mark.parametrize("run", [FAILED, TIMED_OUT], ids=["failed", "timed out"])
+@pytest.mark.parametrize("attempt", [8, 9])
+def test_a_delivery_whose_last_attempt_fails_is_given_up(
+    task: ModuleType, error_log: Any, claimed: Failed, attempt: int, run: dict[str, Any]
+) -> None:
+    claimed(status="given up", attempts=attempt, nextAttemptAt=None)
+    assert task.handler(event(run, attempt), None)["status"] == "given up"
+    item = only(error_log)
+    assert item["status"] == "given up"
+    assert "nextAttemptAt" not in item
+
+
+def test_a_delivery_whose_last_attempt_succeeds_is_resolved(task: ModuleType, error_log: Any, claimed: Failed) -> None:
+    claimed(status="given up", attempts=8, nextAttemptAt=None)
+    assert task.handler(event(DONE, 8), None)["status"] == "resolved"
+    assert only(error_log)["status"] == "resolved"
+
+
+def test_an_execution_that_was_cut_off_refuses_nothing(task: ModuleType, error_log: Any, claimed: Failed) -> None:
+    claimed(error="InvalidCallback")
+    assert task.handler(event(TIMED_OUT), None)["lastResult"] == "TIMED_OUT"
+    assert "nextAttemptAt" in only(error_log)
+
+
+@pytest.mark.parametrize("attempt", [1, 8])
+@pytest.mark.parametrize("error", ["InvalidCallback", "PaymentConflict"])
+def test_a_delivery_that_is_refused_waits_for_a_person(
+    task: ModuleType, error_log: Any, claimed: Failed, error: str, attempt: int
+) -> None:
+    claimed(error=error, attempts=attempt)
+    assert task.handler(event(FAILED, attempt), None)["status"] == "open"
+    item = only(error_log)
+    assert item["status"] == "open"
+    assert "nextAttemptAt" not in item
+
+
+def test_a_delivery_that_was_refused_once_and_is_taken_now_is_resolved(
+    task: ModuleType, error_log: Any, claimed: Failed
+) -> None:
+    claimed(error="InvalidCallback")
+    assert task.handler(event(DONE), None)["status"] == "resolved"
+    assert only(error_log)["status"] == "resolved"
+
+
+def test_what_the_execution_has_reported_of_itself_is_what_decides(
+    load: Callable[..., ModuleType], task: ModuleType, error_log: Any, claimed: Failed, failure: dict[str, Any]
+) -> None:
+    claimed()
+    failure["failure"] = {"InvokeProcessPaid": {"Error": "PaymentConflict", "Cause": ""}}
+    load("write_error_log").handler(failure, None)
+    task.handler(event(FAILED), None)
+    item = only(error_log)
+    assert (item["status"], item["error"], item.get("nextAttemptAt")) == ("open", "PaymentConflict", None)
+
+
+@pytest.mark.parametrize("run", [DONE, TIMED_OUT], ids=["done", "timed out"])
+@pytest.mark.parametrize("attempt", [1, 8])
+def test_a_result_that_is_noted_a_second_time_says_the_same(
+    task: ModuleType, error_log: Any, claimed: Failed, run: dict[str, Any], attempt: int
+) -> None:
+    claimed(attempts=attempt)
+    first = task.handler(event(run, attempt), None)
+    item = only(error_log)
+    assert task.handler(event(run, attempt), None) == first
+    again = only(error_log)
+    assert ("nextAttemptAt" in again) == ("nextAttemptAt" in item)
+    assert again == {**item, **({"nextAttemptAt": again["nextAttemptAt"]} if "nextAttemptAt" in item else {})}
+
+
+# A later run
+
+
+@pytest.mark.parametrize("run", [DONE, FAILED], ids=["done", "failed"])
+@pytest.mark.parametrize("status", ["redriven", "resolved", "given up"])
+def test_a_result_that_comes_after_a_later_run_has_taken_over_changes_nothing(
+    task: ModuleType, error_log: Any, claimed: Failed, status: str, run: dict[str, Any]
+) -> None:
+    before = claimed(status=status, attempts=2, lastResult="200 done")
+    assert task.handler(event(run), None) == {
+        "requestId": "8f7e6d5c",
+        "orderId": "482500007436",
+        "status": status,
+        "attempts": 2,
+        "lastResult": "200 done",
+    }
+    assert only(error_log) == before
+
+
+def test_a_run_that_takes_over_at_the_very_moment_keeps_what_it_wrote(
+    task: ModuleType, error_log: Any, claimed: Failed, before_call: Callable[..., None]
+) -> None:
+    claimed()
+    later: dict[str, Any] = {}
+    before_call(task.ErrorLog, "UpdateItem", lambda: later.update(claimed(attempts=2)))
+    assert task.handler(event(DONE), None)["requestId"] == "8f7e6d5c"
+    assert only(error_log) == later
+
+
+# The log, and what can go wrong
+
+
+def test_the_log_says_what_came_of_the_delivery_and_nothing_of_what_is_in_it(
+    task: ModuleType, claimed: Failed, log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    claimed(event=json.dumps({"body": '{"userId": "somebody"}'}))
+    task.handler(event(DONE), None)
+    (line,) = log()
+    expected = {
+        "message": "Delivery run again",
+        "requestId": "8f7e6d5c",
+        "orderId": "482500007436",
+        "status": "resolved",
+    }
+    assert line.items() >= expected.items()
+    assert "somebody" not in json.dumps(line)
+
+
+def test_a_delivery_of_no_order_is_settled_too(task: ModuleType, claimed: Failed) -> None:
+    claimed(orderId=None)
+    assert task.handler(event(DONE), None)["orderId"] is None
+
+
+def test_a_failure_that_is_not_there_is_an_error(task: ModuleType, error_log: Any) -> None:
+    with pytest.raises(DoesNotExist):
+        task.handler(event(DONE), None)
+    assert error_log.scan()["Items"] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "raised"),
+    [
+        ("ProvisionedThroughputExceededException", 400, ServiceUnavailable),
+        ("ThrottlingException", 400, ServiceUnavailable),
+        ("InternalServerError", 500, ServiceUnavailable),
+        ("AccessDeniedException", 400, PynamoDBException),
+        ("ResourceNotFoundException", 400, PynamoDBException),
+    ],
+)
+@pytest.mark.parametrize("answers", [[], [FOUND]], ids=["GetItem", "UpdateItem"])
+def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
+    load: Callable[..., ModuleType],
+    service: Any,
+    answers: list[bytes],
+    code: str,
+    status: int,
+    raised: type[Exception],
+    log: Callable[[], list[dict[str, Any]]],
+) -> None:
+    task = load("settle_failure", AWS_ENDPOINT_URL=service.url)
+    service.first += [(200, body, {}) for body in answers]
+    service.refuses(code, status)
+    with pytest.raises(raised, match=code) as error:
+        task.handler(event(DONE), None)
+    if raised is PynamoDBException:
+        assert type(error.value) is (UpdateError if answers else GetError)
+    assert len(service.requests) == len(answers) + 1
+    assert log() == []
+
+
+def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
+    load: Callable[..., ModuleType], deaf: str, within: Any
+) -> None:
+    task = load("settle_failure", AWS_ENDPOINT_URL=deaf)
+    with within(4), pytest.raises(ServiceUnavailable):
+        task.handler(event(DONE), None)
+
+
+@pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])
+def test_a_function_deployed_without_its_settings_fails_at_its_start(
+    load: Callable[..., ModuleType], variable: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load("settle_failure", **{variable: ""})
