@@ -79,6 +79,7 @@ def _open_failure(record: CallbackRecord, function_name: str) -> bool:
         "requestId": record.requestId,
         "receivedAt": times.milliseconds(record.receivedAt),
         "sourceIp": record.sourceIp,
+        "headers": json.loads(record.signatureHeaders or "{}"),
     }
     item = ErrorLog(
         requestId=record.requestId,

@@ -13,7 +13,8 @@ from callbacks.transient import transient_errors_named
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Write the delivery to the channel's record table, once; a paid one as waiting for its dispatch.
 
-    Takes `channel`, `table`, `executionArn` and `callback` (what ValidateCallback returned).
+    Takes `channel`, `table`, `executionArn`, `callback` (what ValidateCallback returned) and `signature` (what is noted
+    of its check).
     Returns `deliveryId` and `isNew`: false where an earlier attempt had written the item already.
     Raises ServiceUnavailable.
     """
@@ -24,6 +25,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         amount=None if amount is None else Decimal(amount),
         channel=event["channel"],
         executionArn=event["executionArn"],
+        signature=event["signature"],
         undispatchedSince=callback["receivedAt"] if callback["success"] else None,
     )
     is_new = _put(record)

@@ -60,7 +60,7 @@ def _read(run: dict[str, Any]) -> tuple[bool, str]:
         return False, run["status"]
     answer = json.loads(run["output"])
     body = json.loads(answer["body"])
-    return answer["statusCode"] == 200, f"{answer['statusCode']} {body.get('error', body['message'])}"
+    return answer["isDone"], f"{answer['statusCode']} {body.get('error', body['message'])}"
 
 
 def _status(*, is_success: bool, is_refused: bool, attempt: int) -> Status:

@@ -13,7 +13,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     milliseconds since 1970 and `sourceIp`), `executionName` and `startedAt` (ISO 8601), which stand in where the
     delivery has no usable request id or time of its own.
     Returns the callback's fields (`amount` as text, so that it stays exact), the body as it was received, and
-    `requestId`, `receivedAt` (ISO 8601), `deliveryId` (both joined: the record's range key) and `sourceIp`.
+    `requestId`, `receivedAt` (ISO 8601), `deliveryId` (both joined: the record's range key), `sourceIp` and
+    `signatureHeaders` (a JSON object as text, or None).
     Raises InvalidCallback.
     """
     delivery = event["delivery"]
@@ -36,4 +37,5 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "receivedAt": received_at,
         "deliveryId": f"{received_at}#{request_id}",
         "sourceIp": delivery.get("sourceIp"),
+        "signatureHeaders": model.signature_headers(delivery),
     }

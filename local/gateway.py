@@ -10,20 +10,24 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from threading import BoundedSemaphore
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
 from werkzeug import Request, Response
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from local import vtl
+from local.intrinsics import parameter_value, resolved
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
 # Gateway responses as API Gateway has them where the API does not say otherwise.
 DEFAULT_TEMPLATE = '{"message":$context.error.messageString}'
 GATEWAY_RESPONSES = {
+    "ACCESS_DENIED": (403, "User: anonymous is not authorized to perform: execute-api:Invoke"),
+    "BAD_REQUEST_BODY": (400, "Invalid request body"),
     "INTEGRATION_FAILURE": (504, "Network error communicating with endpoint"),
     "INTEGRATION_TIMEOUT": (504, "Endpoint request timed out"),
     "MISSING_AUTHENTICATION_TOKEN": (403, "Missing Authentication Token"),
@@ -71,6 +75,8 @@ class Gateway:
         return Response(body, status, content_type="application/json", headers={"x-amzn-RequestId": request_id})
 
     def _integrate(self, request: Request, context: dict[str, Any]) -> tuple[str, int]:
+        if not self._lets_in(request.remote_addr or ""):
+            raise GatewayError("ACCESS_DENIED")
         operation = self.definition["paths"].get(request.path, {}).get(request.method.lower())
         if operation is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
@@ -81,6 +87,9 @@ class Gateway:
             received = request.get_data()
         except RequestEntityTooLarge as error:
             raise GatewayError("REQUEST_TOO_LARGE") from error
+        # Less than was announced, or chunks that are none.
+        except (ClientDisconnected, OSError) as error:
+            raise GatewayError("BAD_REQUEST_BODY") from error
         if len(received) > MAX_BODY_BYTES:
             raise GatewayError("REQUEST_TOO_LARGE")
         template = integration["requestTemplates"].get(request.mimetype or "application/json")
@@ -90,6 +99,14 @@ class Gateway:
         with self._places:
             status, response = self._call(integration, json.loads(rendered))
         return self._select_response(integration, status, response, context)
+
+    def _lets_in(self, source_ip: str) -> bool:
+        """Tell what the API's resource policy says of a caller, as far as it speaks of addresses."""
+        statements = self.definition.get("x-amazon-apigateway-policy", {}).get("Statement", [])
+        conditions = [statement["Condition"] for statement in statements if "Condition" in statement]
+        lists = [condition["NotIpAddress"]["aws:SourceIp"] for condition in conditions]
+        caller = ip_address(source_ip)
+        return all(any(caller in ip_network(block, strict=False) for block in blocks) for blocks in lists)
 
     def _call(self, integration: dict[str, Any], parameters: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         action = integration["uri"].rpartition(":states:action/")[2]
@@ -140,31 +157,16 @@ def deployed_definition(cloudformation: Any, stack_name: str) -> dict[str, Any]:
     (stack,) = cloudformation.describe_stacks(StackName=stack_name)["Stacks"]
     resources = cloudformation.describe_stack_resources(StackName=stack_name)["StackResources"]
     region, account = stack["StackId"].split(":")[3:5]
+    given = {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in stack["Parameters"]}
     names = {
         "AWS::Partition": "aws",
         "AWS::Region": region,
         "AWS::AccountId": account,
-        **{parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in stack["Parameters"]},
+        **{name: parameter_value(parameter, given.get(name)) for name, parameter in template["Parameters"].items()},
+        # The integration's role, which nothing here assumes.
+        "CallbackApiRole.Arn": None,
         **{resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources},
     }
-    definition = resolved(api["Properties"]["Body"], names)
+    definition = resolved(api["Properties"]["Body"], names, template["Conditions"])
     assert isinstance(definition, dict)
     return definition
-
-
-def resolved(node: Any, names: dict[str, str]) -> Any:
-    """Return a part of a template with its references resolved by name, as CloudFormation does."""
-    match node:
-        case {"Ref": name}:
-            return names[name]
-        case {"Fn::Sub": str(text)}:
-            return re.sub(
-                r"\$\{(!?)([\w:.]+)}", lambda found: f"${{{found[2]}}}" if found[1] else names[found[2]], text
-            )
-        case {"Fn::GetAtt": _}:
-            return None  # only the integration's role, which nothing here assumes
-        case dict():
-            return {key: resolved(value, names) for key, value in node.items()}
-        case list():
-            return [resolved(item, names) for item in node]
-    return node

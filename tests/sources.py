@@ -5,7 +5,7 @@ from typing import Any
 
 from samcli.yamlhelper import yaml_parse
 
-from local.gateway import resolved
+from local.intrinsics import resolved
 from local.stack import ROOT
 
 # A tag such as !Sub is written out as {"Fn::Sub": …}.
@@ -41,6 +41,7 @@ def all_states(machine: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 # By machine, and then by name: a task that both use is a state of either.
 STATES = {name: all_states(machine) for name, machine in DEFINITIONS.items()}
-# The functions that a callback passes through.
-CALLBACK_TASKS = [name for name in FUNCTIONS if name in STATES["callback"]]
+# The checks, which are off until a parameter says otherwise, and the functions that a callback passes through always.
+CHECKS = {"VerifySignature": "SignatureMode", "CrossCheckPayment": "CrossCheckMode", "InquirePayment": "InquiryMode"}
+CALLBACK_TASKS = [name for name in FUNCTIONS if name in STATES["callback"] and name not in CHECKS]
 TABLES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::DynamoDB::Table"]

@@ -13,7 +13,8 @@ SECONDS_PER_MINUTE = 60
 SECONDS_TO_KEEP = 90 * 24 * 60 * 60
 
 WINDOW_SECONDS = int(config.required("ALERT_WINDOW_MINUTES")) * SECONDS_PER_MINUTE
-Alerts = bound(Alert, config.required("ALERT_TABLE"))
+# The mail needs the time that a second attempt would take.
+Alerts = bound(Alert, config.required("ALERT_TABLE"), retries=0)
 
 
 def open_window(failure: Failure) -> int | None:

@@ -2,7 +2,7 @@
 
 
 class Refusal(Exception):
-    """What is wrong is the callback; running it again does not help, and the message goes to the caller as it is."""
+    """What is wrong is the callback; running it again does not help. The message says what, but never a secret."""
 
 
 class InvalidCallback(Refusal):
@@ -11,6 +11,26 @@ class InvalidCallback(Refusal):
 
 class PaymentConflict(Refusal):
     """The payment was delivered before with another amount or for another user."""
+
+
+class InvalidSignature(Refusal):
+    """The callback is not signed, or not by the bank, or not now."""
+
+
+class PaymentMismatch(Refusal):
+    """The callback contradicts what we, or the bank, know of the order and the payment."""
+
+
+class Unconfirmed(Exception):
+    """What the callback says cannot be confirmed now; later it may be."""
+
+
+class OrderNotFound(Unconfirmed):
+    """The order is not there: the callback may be faster than it."""
+
+
+class PaymentNotConfirmed(Unconfirmed):
+    """The bank does not say that the payment was made."""
 
 
 class DispatchInProgress(Exception):

@@ -22,6 +22,9 @@ MAX_MESSAGE_CHARACTERS = 1024
 MAX_AMOUNT_DIGITS = 38
 AMOUNT_EXPONENTS = range(-130, 126)
 
+# What the API passes on beside the headers of a signature.
+PLAIN_HEADERS = {"content-type", "user-agent"}
+
 FIELDS = ("orderId", "paymentId", "userId", "success", "amount", "message")
 
 JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
@@ -91,6 +94,15 @@ def request_id(delivery: Any, fallback: str) -> str:
     """Return the id of the request that brought the delivery; where it has no usable one of its own, `fallback`."""
     own = delivery.get("requestId") if isinstance(delivery, dict) else None
     return own if isinstance(own, str) and 0 < len(own) <= MAX_ID_CHARACTERS and own.isprintable() else fallback
+
+
+def signature_headers(delivery: dict[str, Any]) -> str | None:
+    """Return the headers by which a delivery proves where it comes from, as a JSON object, or None without any."""
+    headers = delivery.get("headers")
+    if not isinstance(headers, dict):
+        return None
+    proof = {name: value for name, value in headers.items() if name not in PLAIN_HEADERS}
+    return json.dumps(proof) if proof else None
 
 
 def timestamp(received_at: object, fallback: str) -> str:

@@ -12,8 +12,9 @@ from pynamodb.exceptions import PynamoDBException
 from pynamodb.indexes import AllProjection, GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 
-CONNECT_TIMEOUT_SECONDS = 0.5
-READ_TIMEOUT_SECONDS = 1
+# A second attempt, after up to a second's pause, fits into the time of a step where the first failed at once.
+CONNECT_TIMEOUT_SECONDS = 0.4
+READ_TIMEOUT_SECONDS = 0.5
 
 
 class DecimalAttribute(Attribute[Decimal]):
@@ -45,6 +46,7 @@ class CallbackRecord(Model):
     The range key starts with the time of receipt, so one Query on `orderId` reads all callbacks of an order in order of
     arrival. `undispatchedSince` is the time of receipt for as long as a paid delivery waits for its dispatch to be
     confirmed; `dispatchedBy` is then the delivery that was dispatched, this one or an earlier one of the same payment.
+    `signature`, `crossCheck` and `inquiry` say what came of each check: off, passed, or what is wrong.
     """
 
     orderId = UnicodeAttribute(hash_key=True)
@@ -61,6 +63,10 @@ class CallbackRecord(Model):
     receivedAt = UnicodeAttribute()
     sourceIp = UnicodeAttribute(null=True)
     executionArn = UnicodeAttribute()
+    signatureHeaders = UnicodeAttribute(null=True)
+    signature = UnicodeAttribute()
+    crossCheck = UnicodeAttribute(null=True)
+    inquiry = UnicodeAttribute(null=True)
     undispatchedSince = UnicodeAttribute(null=True)
     dispatchedBy = UnicodeAttribute(null=True)
 
@@ -158,17 +164,19 @@ class Alert(Model):
 
 def condition_failed(error: PynamoDBException) -> bool:
     """Tell whether a write was refused by its own condition, rather than by DynamoDB."""
-    return error.cause_response_code == "ConditionalCheckFailedException"
+    # An error of the connection has a response, too: None.
+    response = getattr(error.cause, "response", None) or {}
+    return bool(response.get("Error", {}).get("Code") == "ConditionalCheckFailedException")
 
 
 @cache
-def bound[M: Model](model: type[M], table: str) -> type[M]:
-    """Return `model` for the table of that name. Step Functions retries the step, so the client itself does not."""
+def bound[M: Model](model: type[M], table: str, retries: int = 1) -> type[M]:
+    """Return `model` for the table of that name; a call that fails in passing is made so many times more."""
 
     class Meta:
         table_name = table
         connect_timeout_seconds = CONNECT_TIMEOUT_SECONDS
         read_timeout_seconds = READ_TIMEOUT_SECONDS
-        max_retry_attempts = 0
+        max_retry_attempts = retries
 
     return cast(type[M], new_class(model.__name__, (model,), exec_body=lambda body: body.update(Meta=Meta)))

@@ -1,16 +1,242 @@
-"""Each statement of a task's role is needed: without it, under IAM enforcement, that step fails and only that."""
+"""Each permission of a task's role is needed: without any single one, under IAM enforcement, some call is refused."""
 
+import json
+import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from boto3.dynamodb.types import TypeSerializer
 
-from tests.e2e.conftest import Local, without_permissions
+from local.desk import PROCESS_PAID
+from tests.e2e.conftest import Local, changed_policies, without_permissions
+from tests.outcomes import body_of
+from tests.sources import RESOURCES
 
 MakeBody = Callable[..., str]
 
+RECORDS = "payment3-wallet-callback-record-local"
+ERRORS = "payment3-callback-error-log-local"
+CHANNEL = {"channel": "BankApp", "functionName": "bankappcallback"}
+RECEIVED_AT = "2026-11-22T10:00:00.000Z"
+
+
+class Task:
+    """One function of the stack with ids of this test's own."""
+
+    def __init__(self, local: Local, name: str) -> None:
+        self._local = local
+        self._name = name
+        self.id = uuid.uuid4().hex[:12]
+
+    def run(self, **event: Any) -> str:
+        """Invoke the function as its state does; return its answer as text."""
+        answer = self._local.stack.client("lambda").invoke(
+            FunctionName=f"payment3-{self._name}-local", Payload=json.dumps(event)
+        )
+        text: str = answer["Payload"].read().decode()
+        return text
+
+    def items(self, table: str) -> str:
+        """Return what a table holds, as text."""
+        return str(self._local.stack.client("dynamodb").scan(TableName=table)["Items"])
+
+    def put(self, table: str, **item: Any) -> None:
+        values = {name: TypeSerializer().serialize(value) for name, value in item.items() if value is not None}
+        self._local.stack.client("dynamodb").put_item(TableName=table, Item=values)
+
+    @property
+    def callback(self) -> dict[str, Any]:
+        return {
+            "orderId": self.id,
+            "paymentId": f"pay_{self.id}",
+            "userId": "u",
+            "success": True,
+            "amount": "1",
+            "message": None,
+            "extra": "{}",
+            "body": "{}",
+            "requestId": self.id,
+            "receivedAt": RECEIVED_AT,
+            "deliveryId": f"{RECEIVED_AT}#{self.id}",
+            "sourceIp": None,
+            "signatureHeaders": None,
+        }
+
+
+def save(task: Task) -> str:
+    return task.run(**CHANNEL, table=RECORDS, executionArn="a", callback=task.callback, signature="off")
+
+
+def dispatch(task: Task) -> str:
+    return task.run(channel="BankApp", function=PROCESS_PAID, table=RECORDS, callback=task.callback)
+
+
+def dispatch_and_note(task: Task) -> str:
+    """A note that is refused fails nothing; the claim shows it."""
+    dispatch(task)
+    claims = task.items("payment3-payment-idempotency-local")
+    return "UpdateItem operation" if "INPROGRESS" in claims else ""
+
+
+def dispatch_in_vain(task: Task) -> str:
+    """What Lambda does not take gives its claim back; the role may not invoke this one anyhow."""
+    return task.run(channel="BankApp", function="another", table=RECORDS, callback=task.callback)
+
+
+def report(task: Task) -> str:
+    return task.run(
+        **CHANNEL,
+        failure={"SaveCallbackRecord": {"Error": task.id, "Cause": ""}},
+        event={"body": body_of("paid"), "requestId": task.id},
+        executionArn=task.id,
+        executionName=task.id,
+        occurredAt=RECEIVED_AT,
+        startedAt=RECEIVED_AT,
+    )
+
+
+def report_and_count(task: Task) -> str:
+    """A count that is refused fails nothing, and the mail goes out."""
+    report(task)
+    return "" if task.id in task.items("payment3-callback-alert-local") else "UpdateItem operation"
+
+
+def collect(task: Task, **selection: Any) -> str:
+    record = {**task.callback, "amount": None, "channel": "BankApp", "executionArn": "a", "signature": "off"}
+    task.put(RECORDS, **record, undispatchedSince=RECEIVED_AT)
+    return task.run(**CHANNEL, table=RECORDS, selection=selection)
+
+
+def collect_order(task: Task) -> str:
+    return collect(task, orderId=task.id)
+
+
+def dry_collect(task: Task) -> str:
+    return collect(task, orderId=task.id, dryRun=True)
+
+
+def put_failure(task: Task) -> None:
+    row = {"requestId": task.id, "status": "open", "attempts": 0, "error": "ServiceUnavailable", "event": "{}"}
+    task.put(ERRORS, **row, **CHANNEL, receivedAt=RECEIVED_AT, occurredAt=RECEIVED_AT)
+
+
+def find(task: Task) -> str:
+    return task.run(**CHANNEL, selection={}, collected=[])
+
+
+def find_one(task: Task) -> str:
+    put_failure(task)
+    return task.run(**CHANNEL, selection={"requestId": task.id}, collected=[])
+
+
+def claim(task: Task) -> str:
+    put_failure(task)
+    return task.run(requestId=task.id, isManual=True)
+
+
+def settle(task: Task) -> str:
+    put_failure(task)
+    return task.run(requestId=task.id, attempt=0, run={"status": "FAILED", "output": ""})
+
+
+def verify(task: Task) -> str:
+    delivery = {"body": "{}", "requestId": task.id, "receivedAt": 0, "headers": {"x-signature": "00"}}
+    scheme = {"scheme": "plain", "header": "x-signature", "encoding": "hex", "secret": "kbank-local"}
+    return task.run(delivery=delivery, executionName="e", startedAt=RECEIVED_AT, mode="enforce", **scheme)
+
+
+def cross_check(task: Task) -> str:
+    task.put("order-table-dev", orderId=task.id, userId="u", total=1)
+    orders = {"table": "order-table-dev", "key": "orderId", "user": "userId", "total": "total"}
+    payments = {"table": "payment3-card-payment-record-master", "key": "paymentId", "order": "o", "amount": "a"}
+    return task.run(callback=task.callback, mode="enforce", orders=orders, payments=payments)
+
+
+def inquire(task: Task) -> str:
+    return task.run(callback=task.callback, mode="enforce", secret="kbank-local")
+
+
+# Function, action, the end of the resource where there are several, and what makes the call.
+PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
+    ("VerifySignature", "secretsmanager:GetSecretValue", "", verify),
+    ("SaveCallbackRecord", "dynamodb:PutItem", "", save),
+    ("CrossCheckPayment", "dynamodb:GetItem", "order-table-dev", cross_check),
+    ("CrossCheckPayment", "dynamodb:GetItem", "payment3-card-payment-record-master", cross_check),
+    ("InquirePayment", "secretsmanager:GetSecretValue", "", inquire),
+    ("InvokeProcessPaid", "dynamodb:PutItem", "", dispatch),
+    ("InvokeProcessPaid", "dynamodb:Query", "", dispatch),
+    ("InvokeProcessPaid", "lambda:InvokeFunction", "", dispatch),
+    ("InvokeProcessPaid", "dynamodb:UpdateItem", "", dispatch_and_note),
+    ("InvokeProcessPaid", "dynamodb:DeleteItem", "", dispatch_in_vain),
+    ("WriteErrorLog", "dynamodb:UpdateItem", "", report),
+    ("SendErrorEmail", "dynamodb:UpdateItem", "", report_and_count),
+    ("SendErrorEmail", "ses:SendEmail", "", report),
+    ("CollectUndispatched", "dynamodb:Query", "/index/undispatched", collect),
+    ("CollectUndispatched", "dynamodb:Query", RECORDS, collect_order),
+    ("CollectUndispatched", "dynamodb:Query", ERRORS, dry_collect),
+    ("CollectUndispatched", "dynamodb:GetItem", "", collect),
+    ("CollectUndispatched", "dynamodb:PutItem", "", collect),
+    ("CollectUndispatched", "dynamodb:UpdateItem", "", collect),
+    ("FindFailures", "dynamodb:GetItem", "", find_one),
+    ("FindFailures", "dynamodb:Query", "", find),
+    ("ClaimFailure", "dynamodb:GetItem", "", claim),
+    ("ClaimFailure", "dynamodb:UpdateItem", "", claim),
+    ("SettleFailure", "dynamodb:GetItem", "", settle),
+    ("SettleFailure", "dynamodb:UpdateItem", "", settle),
+]
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def without(action: str, resource: str) -> Callable[[Any], Any]:
+    """Return what takes one action, on the resources that end so, out of a policy."""
+
+    def change(policy: Any) -> Any:
+        statements = []
+        for statement in policy["Statement"]:
+            kept = [
+                name
+                for name in as_list(statement["Resource"])
+                if action not in as_list(statement["Action"]) or not name.endswith(resource)
+            ]
+            others = [name for name in as_list(statement["Action"]) if name != action]
+            if kept:
+                statements.append(statement | {"Resource": kept})
+            elif others:
+                statements.append(statement | {"Action": others})
+        return policy | {"Statement": statements} if statements else None
+
+    return change
+
+
+@pytest.mark.parametrize(("function", "action", "resource", "make_call"), PERMISSIONS)
+def test_a_permission_that_is_taken_away_is_missed(
+    local: Local, function: str, action: str, resource: str, make_call: Callable[[Task], str]
+) -> None:
+    operation = "Invoke" if action == "lambda:InvokeFunction" else action.partition(":")[2]
+    refused = f"{operation} operation"
+    assert refused not in make_call(Task(local, function))
+    with changed_policies(local, function, without(action, resource)):
+        assert refused in make_call(Task(local, function))
+
+
+def test_every_permission_of_every_task_is_among_them() -> None:
+    given = {
+        (name, action)
+        for name, resource in RESOURCES.items()
+        if resource["Type"] == "AWS::Serverless::Function"
+        for policy in resource["Properties"].get("Policies", [])
+        for statement in policy["Statement"]
+        for action in as_list(statement["Action"])
+    }
+    assert given == {(function, action) for function, action, _, _ in PERMISSIONS}
+
 
 @pytest.mark.parametrize("step", ["SaveCallbackRecord", "InvokeProcessPaid"])
-def test_a_step_without_its_permission_fails_and_is_reported(local: Local, make_body: MakeBody, step: str) -> None:
+def test_a_step_without_its_permissions_fails_and_is_reported(local: Local, make_body: MakeBody, step: str) -> None:
     with without_permissions(local, step):
         answer = local.post(make_body())
     assert answer.status == 500
@@ -21,7 +247,7 @@ def test_a_step_without_its_permission_fails_and_is_reported(local: Local, make_
     assert local.post(make_body()).status == 200
 
 
-def test_without_its_permission_the_error_log_stays_empty_and_the_other_reports_go_out(local: Local) -> None:
+def test_without_its_permissions_the_error_log_stays_empty_and_the_other_reports_go_out(local: Local) -> None:
     with without_permissions(local, "WriteErrorLog"):
         answer = local.post("{}")
     assert answer.status == 500
@@ -29,7 +255,7 @@ def test_without_its_permission_the_error_log_stays_empty_and_the_other_reports_
     assert len(local.mails_of(answer)) == len(local.sentry_events_of(answer)) == 1
 
 
-def test_without_its_permission_no_mail_goes_out_but_the_other_reports_do(local: Local) -> None:
+def test_without_its_permissions_no_mail_goes_out_but_the_other_reports_do(local: Local) -> None:
     with without_permissions(local, "SendErrorEmail"):
         answer = local.post("{}")
     assert answer.status == 500

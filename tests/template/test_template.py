@@ -6,12 +6,16 @@ from typing import Any
 import pytest
 from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer
 
-from callbacks import tables
-from tests.sources import RESOURCES, STATES, TABLES, TEMPLATE
+from callbacks import checks, tables
+from tests.sources import CHECKS, RESOURCES, STATES, TABLES, TEMPLATE
+from tests.workflow.engine import resolved as deployed
 
 ALLOWED_ACTIONS = {
+    "VerifySignature": {"secretsmanager:GetSecretValue"},
     "ValidateCallback": set[str](),
     "SaveCallbackRecord": {"dynamodb:PutItem"},
+    "CrossCheckPayment": {"dynamodb:GetItem"},
+    "InquirePayment": {"secretsmanager:GetSecretValue"},
     "InvokeProcessPaid": {
         "lambda:InvokeFunction",
         "dynamodb:PutItem",
@@ -119,7 +123,8 @@ def test_the_machine_is_express_and_its_history_is_logged_for_the_console() -> N
     machine = RESOURCES["BankAppCallback"]["Properties"]
     assert machine["Type"] == "EXPRESS"
     assert machine["Tracing"] == {"Enabled": True}
-    assert (machine["Logging"]["Level"], machine["Logging"]["IncludeExecutionData"]) == ("ALL", True)
+    assert machine["Logging"]["Level"] == "ALL"
+    assert machine["Logging"]["IncludeExecutionData"] == {"Ref": "LogExecutionData"}
     name = RESOURCES["WorkflowLogs"]["Properties"]["LogGroupName"]["Fn::Sub"]
     assert name.startswith("/aws/vendedlogs/states/")
 
@@ -204,3 +209,27 @@ def test_the_idempotency_table_has_the_key_and_the_expiry_of_its_layer() -> None
         "AttributeName": layer["expiry_attr"].default,
         "Enabled": True,
     }
+
+
+def test_a_mode_is_one_of_three_and_off_until_somebody_says_otherwise() -> None:
+    for parameter in CHECKS.values():
+        assert TEMPLATE["Parameters"][parameter]["AllowedValues"] == ["off", "warn", "enforce"]
+        assert TEMPLATE["Parameters"][parameter]["Default"] == "off"
+
+
+def test_the_api_lets_everybody_in_or_only_the_addresses_of_the_list() -> None:
+    policy = {"policy": RESOURCES["CallbackApi"]["Properties"]["DefinitionBody"]["x-amazon-apigateway-policy"]}
+    assert deployed(policy) == {}
+    allow, deny = deployed(policy, AllowedSourceIps="203.0.113.0/24,2001:db8::/32")["policy"]["Statement"]
+    assert (allow["Effect"], deny["Effect"]) == ("Allow", "Deny")
+    assert deny["Condition"] == {"NotIpAddress": {"aws:SourceIp": ["203.0.113.0/24", "2001:db8::/32"]}}
+
+
+def test_what_a_check_that_only_warns_finds_is_counted() -> None:
+    metric = RESOURCES["ChecksFailed"]["Properties"]
+    assert metric["FilterPattern"] == '{ $.message = "Check failed" }'
+    assert '"Check failed"' in inspect.getsource(checks.carry_out)
+    assert [dimension["Value"] for dimension in metric["MetricTransformations"][0]["Dimensions"]] == [
+        "$.check",
+        "$.mode",
+    ]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import settings
 from moto import mock_aws
 from pynamodb.models import Model
 
-from local.gateway import resolved
+from local.intrinsics import parameter_value, resolved
 from local.stack import ROOT
 from tests.sources import RESOURCES, TABLES, TEMPLATE, table
 
@@ -74,7 +75,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]
     package = importlib.import_module("callbacks")
     bound = importlib.import_module("callbacks.tables").bound
     # They read the environment when they are imported, as a task does.
-    shared = ("alerts", "redrives")
+    shared = ("alerts", "redrives", "secrets")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 
@@ -117,14 +118,28 @@ NAMES = {
     "AWS::AccountId": "123456789012",
     "Branch": "test",
     "FailureMessage": "Failed to process bank app callback",
+    "CallbackApiRole.Arn": "arn:aws:iam::123456789012:role/callback-api",
     "BankAppCallback": "arn:aws:states:ap-southeast-1:123456789012:stateMachine:payment3-bankapp-callback-test",
 }
 
 
 @pytest.fixture(scope="session")
-def api() -> dict[str, Any]:
-    """The API's OpenAPI document, as CloudFormation hands it to API Gateway."""
-    return resolved(RESOURCES["CallbackApi"]["Properties"]["DefinitionBody"], NAMES)
+def api_with() -> Callable[..., dict[str, Any]]:
+    """The API's OpenAPI document, as CloudFormation hands it to API Gateway: `api_with(AllowedSourceIps="…")`."""
+    body = RESOURCES["CallbackApi"]["Properties"]["DefinitionBody"]
+
+    def resolve(**parameters: str) -> dict[str, Any]:
+        declared = TEMPLATE["Parameters"].items()
+        values = {name: parameter_value(parameter, parameters.get(name)) for name, parameter in declared}
+        return resolved(body, {**values, **NAMES}, TEMPLATE["Conditions"])
+
+    return resolve
+
+
+@pytest.fixture(scope="session")
+def api(api_with: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The API's OpenAPI document where every parameter has its default."""
+    return api_with()
 
 
 @pytest.fixture
@@ -214,6 +229,7 @@ class Service:
     url: str
     requests: list[Received] = field(default_factory=list)
     first: list[Answer] = field(default_factory=list)
+    at: dict[str, Answer] = field(default_factory=dict)
     answer: Answer = (200, b"", {})
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -222,6 +238,15 @@ class Service:
 
     def answers(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.answer = (status, body, headers)
+
+    def answers_at(self, path: str, answer: object, status: int = 200, **headers: str) -> None:
+        """Answer requests of one path: with bytes as they are, with anything else as JSON."""
+        self.at[path] = (status, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), headers)
+
+    def keeps_secret(self, secret: object) -> None:
+        """Answer as Secrets Manager does: with text as it is, with anything else as JSON."""
+        text = secret if isinstance(secret, str) else json.dumps(secret)
+        self.answers_at("/", {"Name": "kbank-test", "SecretString": text})
 
     def refuses(self, code: str, status: int) -> None:
         """Answer as the AWS services with a JSON protocol do."""
@@ -252,7 +277,8 @@ def service() -> Iterator[Service]:
             if not service.released.is_set():
                 service.released.wait(10)
                 return
-            status, answer, headers = service.first.pop(0) if service.first else service.answer
+            answer_here = service.at.get(self.path, service.answer)
+            status, answer, headers = service.first.pop(0) if service.first else answer_here
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(answer))}.items():
                 self.send_header(name, value)
@@ -294,6 +320,33 @@ def deaf() -> Iterator[str]:
 
 
 @pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that the AWS clients make between attempts, not waited for: their length is drawn by lot."""
+    made: list[float] = []
+    monkeypatch.setattr("botocore.endpoint.time.sleep", made.append)
+    return made
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so many seconds pass, for what is remembered in memory."""
+    monotonic, passed = time.monotonic, 0.0
+
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(seconds=passed)
+
+    def wait(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr("aws_lambda_powertools.utilities.parameters.base.datetime", Shifted)
+    monkeypatch.setattr("time.monotonic", lambda: monotonic() + passed)
+    return wait
+
+
+@pytest.fixture
 def callback() -> dict[str, Any]:
     """What ValidateCallback returns for a paid callback."""
     body = json.loads((ROOT / "events/paid.json").read_text())["body"]
@@ -310,6 +363,7 @@ def callback() -> dict[str, Any]:
         "receivedAt": "2026-11-22T10:00:00.000Z",
         "deliveryId": "2026-11-22T10:00:00.000Z#8f7e6d5c",
         "sourceIp": "203.0.113.7",
+        "signatureHeaders": '{"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"}',
     }
 
 

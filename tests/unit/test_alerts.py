@@ -90,6 +90,7 @@ def test_a_count_that_cannot_be_kept_holds_nothing_back(
     load: Callable[..., ModuleType],
     service: Any,
     first: Failure,
+    pauses: list[float],
     log: Callable[[], list[dict[str, Any]]],
     code: str,
     status: int,
@@ -97,7 +98,10 @@ def test_a_count_that_cannot_be_kept_holds_nothing_back(
     alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)
     service.refuses(code, status)
     assert alerts.open_window(first) == 0
+    assert len(service.requests) == 1
     alerts.close_window(first, 0)
+    assert len(service.requests) == 2
+    assert pauses == []
     assert [(line["message"], line["error"]) for line in log()] == [
         ("Alerts cannot be counted, the mail goes out", "UpdateError"),
         ("The window stays open", "UpdateError"),
@@ -105,10 +109,11 @@ def test_a_count_that_cannot_be_kept_holds_nothing_back(
 
 
 def test_a_failure_that_cannot_be_counted_is_mailed(
-    load: Callable[..., ModuleType], service: Any, first: Failure
+    load: Callable[..., ModuleType], service: Any, first: Failure, pauses: list[float]
 ) -> None:
     alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)
     service.refuses_once("ConditionalCheckFailedException", 400)
     service.refuses("ThrottlingException", 400)
     assert alerts.open_window(first) == 0
     assert len(service.requests) == 2
+    assert pauses == []

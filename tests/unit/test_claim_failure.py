@@ -170,7 +170,16 @@ def test_an_input_that_was_no_delivery_is_run_as_it_was(task: ModuleType, failed
     assert json.loads(task.handler(MANUAL, None)["input"]) == delivery
 
 
-@pytest.mark.parametrize("identity", [{}, {"requestId": "x" * 129}, {"requestId": "own", "receivedAt": 1795341600009}])
+@pytest.mark.parametrize(
+    "identity",
+    [
+        {},
+        {"requestId": "x" * 129},
+        {"requestId": "own", "receivedAt": 1795341600009},
+        {"headers": {"user-agent": "Bank", "webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"}},
+    ],
+    ids=["none", "unusable", "own", "signed"],
+)
 def test_a_delivery_that_is_run_again_has_the_record_and_the_item_of_the_first_time(
     load: Callable[..., ModuleType],
     task: ModuleType,
@@ -220,22 +229,24 @@ def test_a_failure_that_is_not_there_is_an_error(task: ModuleType, error_log: An
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "raised"),
+    ("code", "status", "attempts", "raised"),
     [
-        ("ProvisionedThroughputExceededException", 400, ServiceUnavailable),
-        ("ThrottlingException", 400, ServiceUnavailable),
-        ("InternalServerError", 500, ServiceUnavailable),
-        ("AccessDeniedException", 400, PynamoDBException),
-        ("ResourceNotFoundException", 400, PynamoDBException),
+        ("ProvisionedThroughputExceededException", 400, 2, ServiceUnavailable),
+        ("ThrottlingException", 400, 2, ServiceUnavailable),
+        ("InternalServerError", 500, 2, ServiceUnavailable),
+        ("AccessDeniedException", 400, 1, PynamoDBException),
+        ("ResourceNotFoundException", 400, 1, PynamoDBException),
     ],
 )
 @pytest.mark.parametrize("answered", [[], [FOUND]], ids=["GetItem", "UpdateItem"])
 def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
     load: Callable[..., ModuleType],
     service: Any,
+    pauses: list[float],
     answered: list[bytes],
     code: str,
     status: int,
+    attempts: int,
     raised: type[Exception],
 ) -> None:
     task = load("claim_failure", AWS_ENDPOINT_URL=service.url)
@@ -245,17 +256,19 @@ def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_ke
         task.handler(SCHEDULED, None)
     if raised is PynamoDBException:
         assert type(error.value) is (UpdateError if answered else GetError)
-    assert len(service.requests) == len(answered) + 1
+    assert len(service.requests) == len(answered) + attempts
+    assert len(pauses) == attempts - 1
 
 
 def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, within: Any
+    load: Callable[..., ModuleType], service: Any, pauses: list[float], within: Any
 ) -> None:
     task = load("claim_failure", AWS_ENDPOINT_URL=service.url)
     service.hangs()
     with within(4), pytest.raises(ServiceUnavailable):
         task.handler(SCHEDULED, None)
-    assert len(service.requests) == 1
+    assert len(service.requests) == 2
+    assert len(pauses) == 1
 
 
 @pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])

@@ -30,6 +30,8 @@ RECORD = {
     "receivedAt": "2020-01-01T10:00:00.000Z",
     "sourceIp": "203.0.113.7",
     "executionArn": "arn",
+    "signatureHeaders": '{"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"}',
+    "signature": "passed",
     "undispatchedSince": "2020-01-01T10:00:00.000Z",
 }
 
@@ -98,6 +100,7 @@ def test_a_payment_whose_dispatch_was_never_confirmed_becomes_a_failure_that_is_
         "requestId": "8f7e6d5c",
         "receivedAt": 1577872800000,
         "sourceIp": "203.0.113.7",
+        "headers": {"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"},
     }
     assert item == {
         "requestId": "8f7e6d5c",
@@ -126,10 +129,15 @@ def test_what_was_collected_is_not_collected_again(task: ModuleType, recorded: R
     assert len(error_log.scan()["Items"]) == 1
 
 
+@pytest.mark.parametrize("headers", [None, RECORD["signatureHeaders"], '{"x-signature": "a/b+c=, \\u0e01"}'])
 def test_what_was_collected_is_run_again_as_the_delivery_it_was(
-    load: Callable[..., ModuleType], task: ModuleType, callback: dict[str, Any], recorded: Recorded
+    load: Callable[..., ModuleType],
+    task: ModuleType,
+    callback: dict[str, Any],
+    recorded: Recorded,
+    headers: str | None,
 ) -> None:
-    record = recorded(body=callback["body"], sourceIp=None)
+    record = recorded(body=callback["body"], sourceIp=None, signatureHeaders=headers)
     task.handler(event(), None)
     claim = load("claim_failure").handler({"requestId": "8f7e6d5c", "isManual": False}, None)
     again = load("validate_callback").handler(
@@ -137,7 +145,25 @@ def test_what_was_collected_is_run_again_as_the_delivery_it_was(
     )
     same = ("orderId", "deliveryId", "paymentId", "body", "requestId", "receivedAt")
     assert [again[name] for name in same] == [record[name] for name in same]
-    assert again["sourceIp"] is None
+    assert (again["sourceIp"], again["signatureHeaders"]) == (None, headers)
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"signature": None, "signatureHeaders": None},
+        {"signature": "off"},
+        {"signature": "InvalidSignature: webhook-id: is missing", "crossCheck": "OrderNotFound", "inquiry": "passed"},
+    ],
+    ids=str,
+)
+def test_a_payment_is_collected_whatever_the_checks_noted_and_the_notes_stay(
+    task: ModuleType, records: Any, recorded: Recorded, notes: dict[str, str | None]
+) -> None:
+    record = recorded(**notes)
+    assert collected(task) == ["8f7e6d5c"]
+    del record["undispatchedSince"]
+    assert records.scan()["Items"] == [record]
 
 
 @pytest.mark.parametrize("status", ["open", "redriven", "given up", "resolved"])
@@ -350,22 +376,24 @@ CALLS = {"Query": QueryError, "GetItem": GetError, "PutItem": PutError, "UpdateI
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "raised"),
+    ("code", "status", "attempts", "raised"),
     [
-        ("ProvisionedThroughputExceededException", 400, ServiceUnavailable),
-        ("ThrottlingException", 400, ServiceUnavailable),
-        ("InternalServerError", 500, ServiceUnavailable),
-        ("AccessDeniedException", 400, PynamoDBException),
-        ("ResourceNotFoundException", 400, PynamoDBException),
+        ("ProvisionedThroughputExceededException", 400, 2, ServiceUnavailable),
+        ("ThrottlingException", 400, 2, ServiceUnavailable),
+        ("InternalServerError", 500, 2, ServiceUnavailable),
+        ("AccessDeniedException", 400, 1, PynamoDBException),
+        ("ResourceNotFoundException", 400, 1, PynamoDBException),
     ],
 )
 @pytest.mark.parametrize("call", CALLS)
 def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
     load: Callable[..., ModuleType],
     service: Any,
+    pauses: list[float],
     call: str,
     code: str,
     status: int,
+    attempts: int,
     raised: type[Exception],
 ) -> None:
     task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
@@ -377,16 +405,19 @@ def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_ke
     if raised is PynamoDBException:
         assert type(error.value) is CALLS[call]
     operations = [request.headers["X-Amz-Target"].rpartition(".")[2] for request in service.requests]
-    assert operations == list(CALLS)[: before + 1]
+    assert operations == list(CALLS)[:before] + [call] * attempts
+    assert len(pauses) == attempts - 1
 
 
 def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, within: Any
+    load: Callable[..., ModuleType], service: Any, pauses: list[float], within: Any
 ) -> None:
     task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
     service.hangs()
     with within(4), pytest.raises(ServiceUnavailable):
         task.handler(event(), None)
+    assert len(service.requests) == 2
+    assert len(pauses) == 1
 
 
 @pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "DISPATCH_AGE_MINUTES"])

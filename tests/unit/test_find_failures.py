@@ -223,13 +223,13 @@ def test_an_input_that_is_no_selection_finds_nothing(task: ModuleType, selection
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "is_passing"),
+    ("code", "status", "attempts", "is_passing"),
     [
-        ("ProvisionedThroughputExceededException", 400, True),
-        ("ThrottlingException", 400, True),
-        ("InternalServerError", 500, True),
-        ("AccessDeniedException", 400, False),
-        ("ResourceNotFoundException", 400, False),
+        ("ProvisionedThroughputExceededException", 400, 2, True),
+        ("ThrottlingException", 400, 2, True),
+        ("InternalServerError", 500, 2, True),
+        ("AccessDeniedException", 400, 1, False),
+        ("ResourceNotFoundException", 400, 1, False),
     ],
 )
 @pytest.mark.parametrize(
@@ -240,36 +240,44 @@ def test_an_input_that_is_no_selection_finds_nothing(task: ModuleType, selection
 def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
     load: Callable[..., ModuleType],
     service: Any,
+    pauses: list[float],
     selection: dict[str, Any],
     own: type[Exception],
     code: str,
     status: int,
+    attempts: int,
     is_passing: bool,
 ) -> None:
     task = load("find_failures", AWS_ENDPOINT_URL=service.url)
     service.refuses(code, status)
     with pytest.raises(ServiceUnavailable if is_passing else own, match=code):
         task.handler(event(**selection), None)
-    assert len(service.requests) == 1
+    assert len(service.requests) == attempts
+    assert len(pauses) == attempts - 1
 
 
-def test_an_error_on_a_later_page_is_no_end_of_the_list(load: Callable[..., ModuleType], service: Any) -> None:
+def test_an_error_on_a_later_page_is_no_end_of_the_list(
+    load: Callable[..., ModuleType], service: Any, pauses: list[float]
+) -> None:
     task = load("find_failures", AWS_ENDPOINT_URL=service.url)
     page = {"Items": [], "Count": 0, "ScannedCount": 1, "LastEvaluatedKey": {"requestId": {"S": "1"}}}
     service.first.append((200, json.dumps(page).encode(), {}))
     service.refuses("ThrottlingException", 400)
     with pytest.raises(ServiceUnavailable):
         task.handler(event(**SINCE), None)
-    assert len(service.requests) == 2
+    assert len(service.requests) == 3
+    assert len(pauses) == 1
 
 
 def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, within: Any
+    load: Callable[..., ModuleType], service: Any, pauses: list[float], within: Any
 ) -> None:
     task = load("find_failures", AWS_ENDPOINT_URL=service.url)
     service.hangs()
     with within(4), pytest.raises(ServiceUnavailable):
         task.handler(event(), None)
+    assert len(service.requests) == 2
+    assert len(pauses) == 1
 
 
 def test_a_function_deployed_without_its_table_fails_at_its_start(load: Callable[..., ModuleType]) -> None:

@@ -2,6 +2,7 @@ import copy
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -66,8 +67,13 @@ def client(api: dict[str, Any], stepfunctions: StepFunctions) -> Client:
     return Client(Gateway(api, stepfunctions))
 
 
-def post(client: Client, data: str | bytes = BODY, content_type: str | None = "application/json") -> TestResponse:
-    return client.post(PATH, data=data, content_type=content_type, environ_overrides={"REMOTE_ADDR": "203.0.113.7"})
+def post(
+    client: Client,
+    data: str | bytes = BODY,
+    content_type: str | None = "application/json",
+    source_ip: str = "203.0.113.7",
+) -> TestResponse:
+    return client.post(PATH, data=data, content_type=content_type, environ_overrides={"REMOTE_ADDR": source_ip})
 
 
 def refusal(response: TestResponse) -> str:
@@ -97,11 +103,24 @@ def test_every_request_has_an_id_of_its_own(client: Client, stepfunctions: StepF
 
 
 def test_the_headers_passed_on_are_those_of_the_allow_list(client: Client, stepfunctions: StepFunctions) -> None:
-    headers = {"User-Agent": "BankGateway/2.1", "Authorization": "secret", "Cookie": "secret"}
+    headers = {
+        "User-Agent": "BankGateway/2.1",
+        "Webhook-Id": "msg_1",
+        "WEBHOOK-TIMESTAMP": "1795341600",
+        "webhook-signature": "v1,a/b+c=",
+        "X-Signature": "9f86d081",
+        "Authorization": "secret",
+        "Cookie": "secret",
+        "X-Forwarded-For": "secret",
+    }
     client.post(PATH, data=BODY, content_type="application/json; charset=utf-8", headers=headers)
     assert stepfunctions.deliveries()[0]["headers"] == {
         "content-type": "application/json; charset=utf-8",
         "user-agent": "BankGateway/2.1",
+        "webhook-id": "msg_1",
+        "webhook-timestamp": "1795341600",
+        "webhook-signature": "v1,a/b+c=",
+        "x-signature": "9f86d081",
     }
 
 
@@ -161,6 +180,77 @@ def test_the_status_of_the_call_selects_the_response_and_its_template(
     }
     response = post(Client(Gateway(definition, StepFunctions(outcome))))
     assert (response.status_code, response.get_data(as_text=True)) == (status, body)
+
+
+ALL_KINDS = "198.51.100.0/24,203.0.113.7/32,2001:db8::/32"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "source_ip"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("203.0.113.7/32", "203.0.113.7"),
+        ("203.0.113.0/24", "203.0.113.0"),
+        ("203.0.113.0/24", "203.0.113.255"),
+        ("0.0.0.0/0", "203.0.113.7"),
+        ("2001:db8::7/128", "2001:db8::7"),
+        ("2001:db8::/32", "2001:0DB8:ffff::1"),
+        (ALL_KINDS, "198.51.100.9"),
+        (ALL_KINDS, "203.0.113.7"),
+        (ALL_KINDS, "2001:db8::7"),
+    ],
+)
+def test_a_caller_of_the_allow_list_is_let_in(
+    api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions, allowed: str, source_ip: str
+) -> None:
+    client = Client(Gateway(api_with(AllowedSourceIps=allowed), stepfunctions))
+    assert post(client, source_ip=source_ip).status_code == 200
+    assert stepfunctions.deliveries()[0]["sourceIp"] == source_ip
+
+
+@pytest.mark.parametrize(
+    ("allowed", "source_ip"),
+    [
+        ("203.0.113.7", "203.0.113.8"),
+        ("203.0.113.7/32", "203.0.113.6"),
+        ("203.0.113.0/24", "203.0.112.255"),
+        ("203.0.113.0/24", "203.0.114.0"),
+        ("203.0.113.0/24", "2001:db8::7"),
+        ("0.0.0.0/0", "2001:db8::7"),
+        ("2001:db8::/32", "2001:db9::1"),
+        ("2001:db8::/32", "203.0.113.7"),
+        (ALL_KINDS, "198.51.101.0"),
+        (ALL_KINDS, "203.0.113.8"),
+        (ALL_KINDS, "2001:db7::1"),
+    ],
+)
+def test_any_other_caller_is_refused_before_anything_is_started(
+    api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions, allowed: str, source_ip: str
+) -> None:
+    client = Client(Gateway(api_with(AllowedSourceIps=allowed), stepfunctions))
+    response = post(client, source_ip=source_ip)
+    assert response.status_code == 403
+    assert refusal(response) == "User: anonymous is not authorized to perform: execute-api:Invoke"
+    assert stepfunctions.calls == []
+
+
+@pytest.mark.parametrize("source_ip", ["203.0.113.7", "127.0.0.1", "2001:db8::7"])
+def test_without_an_allow_list_everybody_is_let_in(
+    client: Client, api: dict[str, Any], stepfunctions: StepFunctions, source_ip: str
+) -> None:
+    assert "x-amazon-apigateway-policy" not in api
+    assert post(client, source_ip=source_ip).status_code == 200
+    assert len(stepfunctions.calls) == 1
+
+
+def test_a_caller_cannot_give_itself_an_address_of_the_allow_list(
+    api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions
+) -> None:
+    client = Client(Gateway(api_with(AllowedSourceIps="203.0.113.7/32"), stepfunctions))
+    claimed = {"X-Forwarded-For": "203.0.113.7", "X-Real-Ip": "203.0.113.7", "Forwarded": "for=203.0.113.7"}
+    stranger = {"REMOTE_ADDR": "192.0.2.1"}
+    assert client.post(PATH, json={}, headers=claimed, environ_overrides=stranger).status_code == 403
+    assert stepfunctions.calls == []
 
 
 @pytest.mark.parametrize(
@@ -299,23 +389,22 @@ def test_a_gateway_response_falls_back_on_the_apis_default(api: dict[str, Any], 
 
 
 class CloudFormation:
-    """Stands in for boto3's client: one deployed stack."""
+    """Stands in for boto3's client: one deployed stack, its parameters given or left to their defaults."""
 
-    def __init__(self, body: dict[str, Any]) -> None:
+    def __init__(self, template: dict[str, Any], body: dict[str, Any], **parameters: str) -> None:
+        self._template = {name: template[name] for name in ("Parameters", "Conditions")}
         self._body = body
+        self._parameters = {"Branch": "test", "FailureMessage": FAILURE, **parameters}
 
     def get_template(self, **_: str) -> dict[str, Any]:
         resources = {
             "CallbackApi": {"Type": "AWS::ApiGateway::RestApi", "Properties": {"Body": self._body}},
             "Task": {"Type": "AWS::Lambda::Function", "Properties": {}},
         }
-        return {"TemplateBody": {"Resources": resources}}
+        return {"TemplateBody": {**self._template, "Resources": resources}}
 
     def describe_stacks(self, **_: str) -> dict[str, Any]:
-        parameters = [
-            {"ParameterKey": "Branch", "ParameterValue": "test"},
-            {"ParameterKey": "FailureMessage", "ParameterValue": FAILURE},
-        ]
+        parameters = [{"ParameterKey": key, "ParameterValue": value} for key, value in self._parameters.items()]
         stack_id = "arn:aws:cloudformation:ap-southeast-1:123456789012:stack/payment3/1"
         return {"Stacks": [{"StackId": stack_id, "Parameters": parameters}]}
 
@@ -324,18 +413,22 @@ class CloudFormation:
         return {"StackResources": [{"LogicalResourceId": "BankAppCallback", "PhysicalResourceId": arn}]}
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"AllowedSourceIps": ""}, {"AllowedSourceIps": ALL_KINDS}, {"SignatureHeader": "x-bank-hmac"}],
+    ids=str,
+)
 def test_the_deployed_definition_is_the_templates_with_its_references_resolved(
-    template: dict[str, Any], api: dict[str, Any]
+    template: dict[str, Any], api_with: Callable[..., dict[str, Any]], parameters: dict[str, str]
 ) -> None:
     body = template["Resources"]["CallbackApi"]["Properties"]["DefinitionBody"]
-    deployed = deployed_definition(CloudFormation(body), "payment3")
-    integrations = [document["paths"][PATH]["post"]["x-amazon-apigateway-integration"] for document in (deployed, api)]
+    deployed = deployed_definition(CloudFormation(template, body, **parameters), "payment3")
+    expected = copy.deepcopy(api_with(**parameters))
     # Nothing here assumes the role.
-    assert integrations[0].pop("credentials") is None
-    assert {**integrations[0], "credentials": integrations[1]["credentials"]} == integrations[1]
-    assert deployed["x-amazon-apigateway-gateway-responses"] == api["x-amazon-apigateway-gateway-responses"]
+    expected["paths"][PATH]["post"]["x-amazon-apigateway-integration"]["credentials"] = None
+    assert deployed == expected
 
 
-def test_a_reference_to_what_was_not_deployed_is_an_error() -> None:
+def test_a_reference_to_what_was_not_deployed_is_an_error(template: dict[str, Any]) -> None:
     with pytest.raises(KeyError, match="Unknown"):
-        deployed_definition(CloudFormation({"info": {"Fn::Sub": "a ${Unknown}"}}), "payment3")
+        deployed_definition(CloudFormation(template, {"info": {"Fn::Sub": "a ${Unknown}"}}), "payment3")

@@ -72,14 +72,6 @@ def before_invoke(task: ModuleType) -> Callable[[Callable[[], None]], None]:
     return register
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that the AWS clients make between attempts, not waited for: their length is drawn by lot."""
-    made: list[float] = []
-    monkeypatch.setattr("botocore.endpoint.time.sleep", made.append)
-    return made
-
-
 # The invoke
 
 

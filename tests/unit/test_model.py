@@ -528,6 +528,35 @@ def test_an_id_inside_an_unknown_field_is_not_taken_for_the_callbacks_own() -> N
     assert model.find_ids(body) == (VALID["orderId"], VALID["paymentId"])
 
 
+# Headers
+
+
+@pytest.mark.parametrize(
+    ("delivery", "proof"),
+    [
+        ({}, None),
+        ({"headers": None}, None),
+        ({"headers": "x-signature: 1"}, None),
+        ({"headers": ["x-signature"]}, None),
+        ({"headers": {}}, None),
+        ({"headers": {"content-type": "application/json", "user-agent": "BankGateway/2.1"}}, None),
+        ({"headers": {"content-type": "application/json", "x-signature": "9f86d081"}}, {"x-signature": "9f86d081"}),
+        (
+            {"headers": {"webhook-id": "msg_1", "user-agent": "Bank", "webhook-signature": "v1,a/b+c= v1,d"}},
+            {"webhook-id": "msg_1", "webhook-signature": "v1,a/b+c= v1,d"},
+        ),
+        ({"headers": {"x-signature": 'it\'s \\ "ก" 🎉'}}, {"x-signature": 'it\'s \\ "ก" 🎉'}),
+        ({"headers": {"x-signature": ""}}, {"x-signature": ""}),
+    ],
+    ids=str,
+)
+def test_what_a_delivery_proves_itself_by_are_its_headers_but_for_the_plain_ones(
+    delivery: dict[str, Any], proof: dict[str, str] | None
+) -> None:
+    headers = model.signature_headers(delivery)
+    assert headers is None if proof is None else json.loads(headers or "") == proof
+
+
 # Time
 
 

@@ -24,7 +24,13 @@ def task(load: Callable[..., ModuleType]) -> ModuleType:
 
 def event(table: str, callback: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What the state passes on."""
-    return {"channel": CHANNEL, "table": table, "executionArn": EXECUTION, "callback": {**callback, **changes}}
+    return {
+        "channel": CHANNEL,
+        "table": table,
+        "executionArn": EXECUTION,
+        "callback": {**callback, **changes},
+        "signature": "passed",
+    }
 
 
 def undispatched(table: str) -> list[str]:
@@ -63,6 +69,8 @@ def test_every_field_of_a_delivery_is_on_its_item(
             "receivedAt": {"S": "2026-11-22T10:00:00.000Z"},
             "sourceIp": {"S": "203.0.113.7"},
             "executionArn": {"S": EXECUTION},
+            "signatureHeaders": {"S": callback["signatureHeaders"]},
+            "signature": {"S": "passed"},
             "undispatchedSince": {"S": "2026-11-22T10:00:00.000Z"},
         }
     ]
@@ -85,9 +93,20 @@ def test_what_a_callback_leaves_out_is_not_on_its_item(
     task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
-    task.handler(event(table, callback, amount=None, message=None, sourceIp=None), None)
+    optional = ("amount", "message", "sourceIp", "signatureHeaders")
+    task.handler(event(table, callback, **dict.fromkeys(optional)), None)
     (item,) = items(table)
-    assert not {"amount", "message", "sourceIp"} & item.keys()
+    assert not item.keys() & optional
+
+
+@pytest.mark.parametrize("note", ["off", "passed", "InvalidSignature: webhook-id: is missing", "ServiceUnavailable"])
+def test_what_came_of_the_signature_check_is_noted_on_the_item(
+    task: ModuleType, tables: dict[str, str], callback: dict[str, Any], note: str
+) -> None:
+    table = tables["WalletCallbackRecordTable"]
+    task.handler({**event(table, callback), "signature": note}, None)
+    (item,) = items(table)
+    assert item["signature"] == {"S": note}
 
 
 def test_a_declined_payment_and_its_empty_message_are_stored(
@@ -176,14 +195,47 @@ def test_each_channel_has_a_table_of_its_own(
         ("ServiceUnavailable", 503),
     ],
 )
-def test_an_error_of_dynamodb_that_passes_is_service_unavailable_and_left_to_the_state_to_retry(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], code: str, status: int
+def test_an_error_of_dynamodb_that_passes_is_tried_again_once_and_then_service_unavailable(
+    load: Callable[..., ModuleType],
+    service: Any,
+    callback: dict[str, Any],
+    pauses: list[float],
+    code: str,
+    status: int,
 ) -> None:
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
     service.refuses(code, status)
     with pytest.raises(ServiceUnavailable):
         task.handler(event("table", callback), None)
-    assert len(service.requests) == 1
+    assert len(service.requests) == 2
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize(("code", "status"), [("ThrottlingException", 400), ("InternalServerError", 500)])
+def test_a_single_refusal_of_dynamodb_is_not_noticed(
+    load: Callable[..., ModuleType],
+    service: Any,
+    callback: dict[str, Any],
+    pauses: list[float],
+    code: str,
+    status: int,
+) -> None:
+    task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
+    service.refuses_once(code, status)
+    service.answers(200, b"{}")
+    assert task.handler(event("table", callback), None)["isNew"]
+    assert len(service.requests) == 2
+    assert len(pauses) == 1
+
+
+def test_a_record_that_was_written_though_dynamodb_failed_is_found_by_the_second_attempt(
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], pauses: list[float]
+) -> None:
+    task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
+    service.refuses_once("InternalServerError", 500)
+    service.refuses("ConditionalCheckFailedException", 400)
+    assert task.handler(event("table", callback), None) == {"deliveryId": callback["deliveryId"], "isNew": False}
+    assert len(pauses) == 1
 
 
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
@@ -198,21 +250,26 @@ def test_an_error_of_dynamodb_that_stays_keeps_its_own_name(
 
 
 def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], within: Any
+    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], pauses: list[float], within: Any
 ) -> None:
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
+    # The first request makes the client, which takes as long as the machine is busy.
+    service.answers(200, b"{}")
+    task.handler(event("table", callback), None)
     service.hangs()
     with within(1.8), pytest.raises(ServiceUnavailable):
         task.handler(event("table", callback), None)
-    assert len(service.requests) == 1
+    assert len(service.requests) == 3
+    assert len(pauses) == 1
 
 
 def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, callback: dict[str, Any], within: Any
+    load: Callable[..., ModuleType], deaf: str, callback: dict[str, Any], pauses: list[float], within: Any
 ) -> None:
     task = load("save_callback_record", AWS_ENDPOINT_URL=deaf)
     with within(1.8), pytest.raises(ServiceUnavailable):
         task.handler(event("table", callback), None)
+    assert len(pauses) == 1
 
 
 def test_the_log_names_the_delivery_but_not_the_user(

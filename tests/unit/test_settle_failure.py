@@ -38,7 +38,8 @@ def claimed(failed: Failed) -> Failed:
 
 def answered(status: int, **body: Any) -> dict[str, Any]:
     """What RunCallback has of an execution that came to its end."""
-    return {"status": "SUCCEEDED", "output": json.dumps({"statusCode": status, "body": json.dumps(body)})}
+    output = {"statusCode": status, "body": json.dumps(body), "isDone": status == 200}
+    return {"status": "SUCCEEDED", "output": json.dumps(output)}
 
 
 DONE = answered(200, success=True, message="BankApp callback recorded", orderId="482500007436")
@@ -127,6 +128,15 @@ def test_a_delivery_whose_last_attempt_succeeds_is_resolved(task: ModuleType, er
     claimed(status="given up", attempts=8, nextAttemptAt=None)
     assert task.handler(event(DONE, 8), None)["status"] == "resolved"
     assert only(error_log)["status"] == "resolved"
+
+
+def test_a_payment_whose_dispatch_is_not_on_its_record_is_not_done(
+    task: ModuleType, error_log: Any, claimed: Failed
+) -> None:
+    claimed()
+    output = json.loads(DONE["output"]) | {"isDone": False}
+    assert task.handler(event({**DONE, "output": json.dumps(output)}), None)["status"] == "open"
+    assert "nextAttemptAt" in only(error_log)
 
 
 def test_an_execution_that_was_cut_off_refuses_nothing(task: ModuleType, error_log: Any, claimed: Failed) -> None:
@@ -240,22 +250,24 @@ def test_a_failure_that_is_not_there_is_an_error(task: ModuleType, error_log: An
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "raised"),
+    ("code", "status", "attempts", "raised"),
     [
-        ("ProvisionedThroughputExceededException", 400, ServiceUnavailable),
-        ("ThrottlingException", 400, ServiceUnavailable),
-        ("InternalServerError", 500, ServiceUnavailable),
-        ("AccessDeniedException", 400, PynamoDBException),
-        ("ResourceNotFoundException", 400, PynamoDBException),
+        ("ProvisionedThroughputExceededException", 400, 2, ServiceUnavailable),
+        ("ThrottlingException", 400, 2, ServiceUnavailable),
+        ("InternalServerError", 500, 2, ServiceUnavailable),
+        ("AccessDeniedException", 400, 1, PynamoDBException),
+        ("ResourceNotFoundException", 400, 1, PynamoDBException),
     ],
 )
 @pytest.mark.parametrize("answers", [[], [FOUND]], ids=["GetItem", "UpdateItem"])
 def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
     load: Callable[..., ModuleType],
     service: Any,
+    pauses: list[float],
     answers: list[bytes],
     code: str,
     status: int,
+    attempts: int,
     raised: type[Exception],
     log: Callable[[], list[dict[str, Any]]],
 ) -> None:
@@ -266,16 +278,18 @@ def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_ke
         task.handler(event(DONE), None)
     if raised is PynamoDBException:
         assert type(error.value) is (UpdateError if answers else GetError)
-    assert len(service.requests) == len(answers) + 1
+    assert len(service.requests) == len(answers) + attempts
+    assert len(pauses) == attempts - 1
     assert log() == []
 
 
 def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, within: Any
+    load: Callable[..., ModuleType], deaf: str, pauses: list[float], within: Any
 ) -> None:
     task = load("settle_failure", AWS_ENDPOINT_URL=deaf)
     with within(4), pytest.raises(ServiceUnavailable):
         task.handler(event(DONE), None)
+    assert len(pauses) == 1
 
 
 @pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])

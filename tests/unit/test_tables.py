@@ -71,13 +71,12 @@ def test_only_a_write_that_its_own_condition_refused_has_a_failed_condition() ->
     assert not condition_failed(denied)
 
 
-def test_a_model_is_bound_to_the_table_of_the_given_name_with_timeouts_and_no_retries() -> None:
+def test_a_model_is_bound_to_the_table_of_the_given_name_with_timeouts_and_one_retry() -> None:
     record = bound(CallbackRecord, "some-table")
     meta: Any = record.Meta
     assert issubclass(record, CallbackRecord)
     assert meta.table_name == "some-table"
-    # Both fit a step of 2 s; the client's own retries would not.
-    assert (meta.connect_timeout_seconds, meta.read_timeout_seconds, meta.max_retry_attempts) == (0.5, 1, 0)
+    assert (meta.connect_timeout_seconds, meta.read_timeout_seconds, meta.max_retry_attempts) == (0.4, 0.5, 1)
 
 
 def test_a_table_is_bound_once_so_that_its_connection_is_kept() -> None:

@@ -34,7 +34,8 @@ def task(load: Callable[..., ModuleType]) -> ModuleType:
 
 
 def test_a_callback_is_returned_with_all_that_the_workflow_needs(task: ModuleType, callback: dict[str, Any]) -> None:
-    assert task.handler(event("paid"), None) == {
+    headers = {"user-agent": "BankGateway/2.1", **json.loads(callback["signatureHeaders"])}
+    assert task.handler(event("paid", headers=headers), None) == {
         **callback,
         "receivedAt": "2026-11-22T10:00:00.123Z",
         "deliveryId": "2026-11-22T10:00:00.123Z#8f7e6d5c",
@@ -107,7 +108,9 @@ def test_a_delivery_without_a_usable_identity_takes_the_executions(task: ModuleT
 def test_a_body_alone_is_a_delivery(task: ModuleType) -> None:
     received = event("paid")
     received["delivery"] = {"body": received["delivery"]["body"]}
-    assert task.handler(received, None)["deliveryId"] == "2026-11-22T11:00:00.456Z#execution-name"
+    result = task.handler(received, None)
+    assert result["deliveryId"] == "2026-11-22T11:00:00.456Z#execution-name"
+    assert result["signatureHeaders"] is None
 
 
 @pytest.mark.parametrize("delivery", [None, 7, "{}", []], ids=str)

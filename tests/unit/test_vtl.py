@@ -21,8 +21,16 @@ def integration(api: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def render(integration: dict[str, Any]) -> Render:
     """Render the project's own request template and return what it asks Step Functions to do."""
+    return renderer(integration)
+
+
+def renderer(integration: dict[str, Any]) -> Render:
     template = integration["requestTemplates"]["application/json"]
     return lambda body, headers=None: json.loads(vtl.render(template, CONTEXT, body, headers))
+
+
+def headers_of(request: dict[str, Any]) -> dict[str, str]:
+    return json.loads(request["input"])["headers"]
 
 
 @pytest.mark.parametrize(
@@ -91,11 +99,17 @@ def test_a_body_reaches_the_workflow_as_it_was_sent(render: Render, text: str) -
     assert delivery.keys() == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
-@example('it\'s \\ "quoted" $input.body')
-def test_a_header_reaches_the_workflow_as_it_was_sent(render: Render, text: str) -> None:
-    headers = json.loads(render("{}", {"User-Agent": text})["input"])["headers"]
-    assert headers == {"user-agent": text}
+SIGNATURE = ("webhook-id", "webhook-timestamp", "webhook-signature", "x-signature")
+
+
+@given(st.sampled_from(["user-agent", *SIGNATURE]), st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
+@example("user-agent", 'it\'s \\ "quoted" $input.body')
+@example(
+    "webhook-signature",
+    "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4= v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGw==",
+)
+def test_a_header_reaches_the_workflow_as_it_was_sent(render: Render, name: str, text: str) -> None:
+    assert headers_of(render("{}", {name: text})) == {name: text}
 
 
 @pytest.mark.parametrize(
@@ -112,10 +126,48 @@ def test_headers_are_kept_by_an_allow_list_whatever_the_case(render: Render, nam
         "X-Forwarded-For": "secret",
     }
     request = render("{}", sent)
-    assert json.loads(request["input"])["headers"] == {
-        "content-type": "application/json",
-        "user-agent": "BankGateway/2.1",
+    assert headers_of(request) == {"content-type": "application/json", "user-agent": "BankGateway/2.1"}
+    assert "secret" not in request["input"]
+
+
+@pytest.mark.parametrize("spelt", [str.lower, str.upper, str.title, str.capitalize])
+def test_the_headers_of_a_signature_are_passed_on_in_lower_case_whatever_their_case(
+    render: Render, spelt: Callable[[str], str]
+) -> None:
+    assert headers_of(render("{}", {spelt(name): f"of {name}" for name in SIGNATURE})) == {
+        name: f"of {name}" for name in SIGNATURE
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Authorization",
+        "Cookie",
+        "X-Forwarded-For",
+        "X-Api-Key",
+        "Host",
+        "Signature",
+        "X-Signature-2",
+        "X-X-Signature",
+        "Webhook",
+        "Webhook-Id-2",
+        "X-Webhook-Signature",
+    ],
+)
+def test_no_other_header_is_passed_on_beside_a_signature(render: Render, name: str) -> None:
+    request = render("{}", {name: "secret", "x-signature": "9f86d081"})
+    assert headers_of(request) == {"x-signature": "9f86d081"}
+    assert "secret" not in request["input"]
+
+
+def test_the_signature_may_come_in_another_header_if_a_parameter_says_so(
+    api_with: Callable[..., dict[str, Any]],
+) -> None:
+    document = api_with(SignatureHeader="x-bank-hmac")
+    render = renderer(document["paths"]["/bankapp/callback"]["post"]["x-amazon-apigateway-integration"])
+    request = render("{}", {"X-Bank-Hmac": "9f86d081", "X-Signature": "secret", "Webhook-Id": "msg_1"})
+    assert headers_of(request) == {"x-bank-hmac": "9f86d081", "webhook-id": "msg_1"}
     assert "secret" not in request["input"]
 
 

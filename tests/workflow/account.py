@@ -310,6 +310,11 @@ class Workflow:
         execution = engine.run(client("stepfunctions"), self._machine_arn, execution_input, **patience)
         return replace(execution, attempts=self.functions.attempts.copy(), waits=self._waits.copy())
 
+    def deploy(self, **parameters: str) -> None:
+        """Deploy the callback workflow with other parameters than the template's defaults."""
+        definition = json.dumps(engine.machine("callback", **parameters).definition)
+        client("stepfunctions").update_state_machine(stateMachineArn=self._machine_arn, definition=definition)
+
     def heal(self, **selection: Any) -> engine.Execution:
         """Run the healing workflow: as the schedule does, or as a person who names what is to be run again."""
         return engine.run(client("stepfunctions"), self.healing_arn, selection)

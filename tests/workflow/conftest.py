@@ -86,6 +86,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr(execute_state, "threading", SimpleNamespace(Event=PatientEvent))
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=seconds.append))
+    # What a client waits between two attempts of its own is drawn by lot.
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
     monkeypatch.setattr(jitter_strategy_decl, "random", SimpleNamespace(uniform=lambda _, longest: longest))
     return seconds
 

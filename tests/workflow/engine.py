@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from tests.sources import DEFINITION_TEXTS, FUNCTIONS, MACHINES, RESOURCES, TEMPLATE, table
+from local import intrinsics
+from local.intrinsics import parameter_value
+from tests.sources import DEFINITION_TEXTS, MACHINES, RESOURCES, TEMPLATE, table
 
 REGION = "ap-southeast-1"
 ACCOUNT = "123456789012"
@@ -19,34 +21,32 @@ PARAMETERS = {
 }
 
 
+def names(**parameters: str) -> dict[str, Any]:
+    """Return what each reference of the template gives, with these parameters and the defaults of the others."""
+    given = {**PARAMETERS, **parameters}
+    known: dict[str, Any] = {
+        "AWS::Partition": "aws",
+        "AWS::Region": REGION,
+        "AWS::AccountId": ACCOUNT,
+        **{name: parameter_value(parameter, given.get(name)) for name, parameter in TEMPLATE["Parameters"].items()},
+    }
+    for name, resource in RESOURCES.items():
+        properties = resource["Properties"]
+        match resource["Type"]:
+            case "AWS::DynamoDB::Table":
+                known[name] = intrinsics.resolved(properties["TableName"], known)
+            case "AWS::Serverless::StateMachine":
+                machine = intrinsics.resolved(properties["Name"], known)
+                known[name] = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{machine}"
+            case "AWS::Serverless::Function":
+                function = intrinsics.resolved(properties["FunctionName"], known)
+                known[f"{name}.Arn"] = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}"
+    return known
+
+
 def resolved(node: Any, **parameters: str) -> Any:
-    """Return a part of the template as CloudFormation would, where no parameter names something that exists already."""
-    defaults = {name: parameter.get("Default") for name, parameter in TEMPLATE["Parameters"].items()}
-    values = {**defaults, **PARAMETERS, **parameters}
-
-    def resolve(node: Any) -> Any:  # noqa: PLR0911 one return per function
-        match node:
-            case {"Ref": name} if name in values:
-                return values[name]
-            case {"Ref": name} if RESOURCES[name]["Type"] == "AWS::Serverless::StateMachine":
-                machine = resolve(RESOURCES[name]["Properties"]["Name"])
-                return f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{machine}"
-            case {"Ref": name}:
-                return resolve(RESOURCES[name]["Properties"]["TableName"])
-            case {"Fn::Sub": str(text)}:
-                return re.sub(r"\$\{(\w+)}", lambda found: str(values[found[1]]), text)
-            case {"Fn::If": [_, when_created, _]}:
-                return resolve(when_created)
-            case {"Fn::GetAtt": [name, "Arn"]}:
-                function = resolve(FUNCTIONS[name]["FunctionName"])
-                return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}"
-            case dict():
-                return {key: resolve(value) for key, value in node.items()}
-            case list():
-                return [resolve(item) for item in node]
-        return node
-
-    return resolve(node)
+    """Return a part of the template as CloudFormation would."""
+    return intrinsics.resolved(node, names(**parameters), TEMPLATE["Conditions"])
 
 
 RECORD_TABLE: str = table("WalletCallbackRecordTable")["TableName"]
@@ -62,14 +62,15 @@ class Machine:
     definition: dict[str, Any]
 
 
-def _machine(file: str, logical_id: str) -> Machine:
-    properties = RESOURCES[logical_id]["Properties"]
-    substitutions = resolved(properties["DefinitionSubstitutions"])
+def machine(file: str, **parameters: str) -> Machine:
+    """Return a state machine as it is deployed with these parameters."""
+    properties = RESOURCES[MACHINES[file]]["Properties"]
+    substitutions = resolved(properties["DefinitionSubstitutions"], **parameters)
     text = re.sub(r"\$\{(\w+)}", lambda found: substitutions[found[1]], DEFINITION_TEXTS[file])
-    return Machine(resolved(properties["Name"]), json.loads(text))
+    return Machine(resolved(properties["Name"], **parameters), json.loads(text))
 
 
-CALLBACK, HEALING = (_machine(file, MACHINES[file]) for file in ("callback", "healing"))
+CALLBACK, HEALING = machine("callback"), machine("healing")
 REPORT_STATES = [
     state for branch in CALLBACK.definition["States"]["ReportFailure"]["Branches"] for state in branch["States"]
 ]
@@ -98,7 +99,7 @@ class Execution:
         """The HTTP status and the JSON body that the API would answer with."""
         assert self.status == "SUCCEEDED", self
         assert self.output is not None
-        assert set(self.output) == {"statusCode", "body"}
+        assert set(self.output) == {"statusCode", "body", "isDone"}
         return self.output["statusCode"], json.loads(self.output["body"])
 
 
@@ -119,7 +120,7 @@ def run(
     machine_arn: str,
     execution_input: Any,
     name: str = "",
-    timeout_seconds: float = 20,
+    timeout_seconds: float = 60,
     poll_seconds: float = 0.01,
 ) -> Execution:
     """Run a state machine to its end."""

@@ -1,14 +1,14 @@
 """The paths through the state machine that several tests speak of."""
 
-VALIDATED = ["ReceiveDelivery", "ValidateCallback"]
-SAVED = [*VALIDATED, "SaveCallbackRecord"]
+VALIDATED = ["ReceiveDelivery", "IsSignatureVerified?", "ValidateCallback"]
+SAVED = [*VALIDATED, "TakeCallback", "SaveCallbackRecord"]
+UNCHECKED = [*SAVED, "IsPaid?", "IsCrossChecked?", "IsInquired?"]
 DECLINED = [*SAVED, "IsPaid?", "RespondRecorded", "Respond"]
-PAID = [*SAVED, "IsPaid?", "InvokeProcessPaid", "ConfirmDispatch", "RespondDispatched", "Respond"]
+PAID = [*UNCHECKED, "InvokeProcessPaid", "ConfirmDispatch", "IsSuspicious?", "RespondDispatched", "Respond"]
 REPORTS = ["ReportFailure", "WriteErrorLog", "ReportToSentry", "SendErrorEmail", "IsRefused?"]
 INVALID = [*VALIDATED, *REPORTS, "ReadValidationMessage", "RespondRefused", "Respond"]
 CONFLICT = [
-    *SAVED,
-    "IsPaid?",
+    *UNCHECKED,
     "InvokeProcessPaid",
     *REPORTS,
     "ReadConflictMessage",

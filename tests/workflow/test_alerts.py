@@ -89,7 +89,7 @@ def test_a_guard_that_cannot_be_read_silences_nobody(workflow: Workflow, code: s
 
 def test_a_count_that_cannot_be_kept_is_mailed_instead(workflow: Workflow) -> None:
     fail(workflow)
-    workflow.wire.refuse((*COUNT_ALERT, "ADD "), "ThrottlingException", times=1)
+    workflow.wire.refuse((*COUNT_ALERT, "ADD "), "ThrottlingException", times=2)
     fail(workflow)
 
     assert len(workflow.mails) == 2

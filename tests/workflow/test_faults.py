@@ -127,17 +127,8 @@ def each_cell(path: str) -> pytest.MarkDecorator:
     cells = [(call, *cell) for call, row in TABLE[path].items() for cell in zip(FAULTS, row, strict=True)]
     return pytest.mark.parametrize(
         ("call", "fault", "cell"),
-        [
-            pytest.param(*cell, id=f"{cell[0].state}: {cell[0].purpose}, {cell[1]}", marks=marks_of(path, *cell[:2]))
-            for cell in cells
-        ],
+        [pytest.param(*cell, id=f"{cell[0].state}: {cell[0].purpose}, {cell[1]}") for cell in cells],
     )
-
-
-def marks_of(path: str, call: Call, fault: str) -> list[pytest.MarkDecorator]:
-    if (path, call) == ("run again", CONFIRM) and fault in LASTING:
-        return [pytest.mark.xfail(reason="the record is out of the index by then, and stays without dispatchedBy")]
-    return []
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import FUNCTIONS
 from tests.workflow.account import Workflow, client
 from tests.workflow.engine import CALLBACK, Execution, Machine, create_machine, run
-from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, PAID, SAVED
+from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, PAID, SAVED, UNCHECKED
 
 HERE = Path(__file__).parent
 MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
@@ -68,11 +68,10 @@ EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "ConcurrentDuplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
     "Conflict": (CONFLICT, 500, CONFLICTING),
     "Invalid": (INVALID, 500, REFUSED),
-    "SaveThrottledThenFine": (PAID, 200, RECORDED),
     "InvokeThrottledThenFine": (PAID, 200, RECORDED),
     "SaveDown": (SAVE_DOWN, 500, INTERNAL),
     "InvokeDown": (
-        [*SAVED, "IsPaid?", "InvokeProcessPaid", *FAILED],
+        [*UNCHECKED, "InvokeProcessPaid", *FAILED],
         500,
         INTERNAL,
     ),
