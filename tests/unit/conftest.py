@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
+from botocore import endpoint
 from hypothesis import settings
 from moto import mock_aws
 from pynamodb.models import Model
@@ -323,7 +324,7 @@ def deaf() -> Iterator[str]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that the AWS clients make between attempts, not waited for: their length is drawn by lot."""
     made: list[float] = []
-    monkeypatch.setattr("botocore.endpoint.time.sleep", made.append)
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=made.append))
     return made
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sentry_sdk
+from botocore import endpoint
 from moto import mock_aws
 from moto.core.models import botocore_stubber
 from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
@@ -87,7 +88,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(execute_state, "threading", SimpleNamespace(Event=PatientEvent))
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=seconds.append))
     # What a client waits between two attempts of its own is drawn by lot.
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(jitter_strategy_decl, "random", SimpleNamespace(uniform=lambda _, longest: longest))
     return seconds
 

@@ -1,41 +1,30 @@
 """Only genuine callbacks pay orders: what each check lets through, notes and refuses, in each of its modes."""
 
-import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-import boto3
 import pytest
-from standardwebhooks.webhooks import Webhook
 
 from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import CHECKS
 from tests.workflow.account import INVOKE, Workflow, client
+from tests.workflow.genuine import (
+    ORDER,
+    OTHER_KEY,
+    RECEIVED_AT,
+    create_tables,
+    delivery,
+    forget_secrets,
+    put_order,
+    put_payment,
+    put_secret,
+)
 from tests.workflow.paths import PAID, REPORTS
-
-KEY = "whsec_" + base64.b64encode(b"the bank's own key").decode()
-OTHER_KEY = "whsec_" + base64.b64encode(b"somebody else's").decode()
-ORDER = {"orderId": "482500007436", "userId": "b5f392f7-6d89-433c-b24f-bf6a772cab1a", "total": 2339}
-RECEIVED_AT = datetime(2026, 11, 22, 10, tzinfo=UTC)
-
-
-def delivery(key: str | None = KEY, signed_at: datetime = RECEIVED_AT, name: str = "paid") -> dict[str, Any]:
-    """What the API makes of a callback, signed with a key or not at all."""
-    body = body_of(name)
-    headers = {"content-type": "application/json", "user-agent": "BankGateway/2.1"}
-    if key:
-        headers |= {
-            "webhook-id": "msg_1",
-            "webhook-timestamp": str(int(signed_at.timestamp())),
-            "webhook-signature": Webhook(key).sign("msg_1", signed_at, body),
-        }
-    received_at = int(RECEIVED_AT.timestamp() * 1000)
-    return {"body": body, "requestId": "8f7e6d5c", "receivedAt": received_at, "headers": headers}
 
 
 @dataclass
@@ -78,28 +67,9 @@ def bank() -> Iterator[Bank]:
 @pytest.fixture(autouse=True)
 def known(workflow: Workflow, bank: Bank, request: pytest.FixtureRequest) -> None:  # noqa: ARG001
     """What the account has beside the stack: the bank's secret, orders and payments."""
-    # A task remembers the secret of the test before.
-    workflow.functions.imported_by("VerifySignature", "secrets").provider.clear_cache()
-    workflow.functions.imported_by("InquirePayment", "secrets").provider.clear_cache()
-    access = {"baseUrl": bank.url, "clientId": "payment3", "clientSecret": "s"}
-    secret = {"webhookSecrets": [KEY], "inquiry": access}
-    client("secretsmanager").create_secret(Name="kbank-test", SecretString=json.dumps(secret))
-    for table, key in (("order-table-dev", "orderId"), ("payment3-card-payment-record-master", "paymentId")):
-        client("dynamodb").create_table(
-            TableName=table,
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": key, "KeyType": "HASH"}],
-        )
-
-
-def put_order(**changes: Any) -> None:
-    boto3.resource("dynamodb").Table("order-table-dev").put_item(Item=ORDER | changes)
-
-
-def put_payment(**fields: Any) -> None:
-    payments = boto3.resource("dynamodb").Table("payment3-card-payment-record-master")
-    payments.put_item(Item={"paymentId": "pay_bankapp_123", **fields})
+    forget_secrets(workflow)
+    put_secret({"baseUrl": bank.url, "clientId": "payment3", "clientSecret": "s"})
+    create_tables()
 
 
 def notes(workflow: Workflow) -> tuple[str, str, str]:

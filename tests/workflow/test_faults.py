@@ -12,6 +12,7 @@ from tests.outcomes import body_of
 from tests.sources import TEMPLATE
 from tests.workflow.account import INVOKE, SEND_MAIL, Workflow, kill_process
 from tests.workflow.engine import Execution
+from tests.workflow.genuine import create_tables, delivery, forget_secrets, put_order, put_secret
 
 DELIVERY = {"body": body_of("paid"), "requestId": "8f7e6d5c", "receivedAt": 1795341600000, "sourceIp": "203.0.113.7"}
 
@@ -45,6 +46,9 @@ class Call:
         return (f"in {function}:", *(INVOKE if self.name == "Invoke" else (self.name, self.detail)))
 
 
+READ_SECRET = Call("VerifySignature", "GetSecretValue", "read the bank's secret")
+READ_ORDER = Call("CrossCheckPayment", "GetItem", "read the order", '"order-table-dev"')
+READ_PAYMENT = Call("CrossCheckPayment", "GetItem", "read the payment on record", '"payment3-card-payment')
 SAVE = Call("SaveCallbackRecord", "PutItem", "put the record")
 CLAIM = Call("InvokeProcessPaid", "PutItem", "claim the payment")
 LOOK_UP = Call("InvokeProcessPaid", "Query", "ask the records for a dispatch")
@@ -70,6 +74,11 @@ TABLE: dict[str, dict[Call, Row]] = {
         HAND_ON: ("500 · 1", "500 · 1", "500 · 1", "200 · 2", "500 · 2"),
         NOTE: ("200 · 1", "200 · 1", "200 · 1", "200 · 1", "500 · 1"),
         CONFIRM: ("200 · 1", "200 · 1", "200 · 1", "200 · 1", "500 · 1"),
+    },
+    "delivery, checked": {
+        READ_SECRET: HEALED,
+        READ_ORDER: ("500 · 1", "500 · 1", "500 · 1", "200 · 1", "500 · 1"),
+        READ_PAYMENT: ("500 · 1", "500 · 1", "500 · 1", "200 · 1", "500 · 1"),
     },
     "its failure": dict.fromkeys(
         [
@@ -215,6 +224,25 @@ def test_a_delivery_on_which_a_call_fails_is_dispatched(workflow: Workflow, call
     assert shown(delivered, workflow) == cell
     assert_all_is_well(workflow)
     assert_is_duplicate(workflow)
+
+
+@each_cell("delivery, checked")
+def test_a_genuine_delivery_that_cannot_be_checked_is_dispatched_once_it_can(
+    workflow: Workflow, call: Call, fault: str, cell: str
+) -> None:
+    forget_secrets(workflow)
+    put_secret()
+    create_tables()
+    put_order()
+    workflow.deploy(SignatureMode="enforce", CrossCheckMode="enforce")
+    break_call(workflow, call, fault)
+    delivered = workflow.run(delivery())
+
+    assert call.said in workflow.wire.met
+    assert workflow.records or workflow.errors
+    heal(workflow)
+    assert shown(delivered, workflow) == cell
+    assert_all_is_well(workflow)
 
 
 @each_cell("its failure")

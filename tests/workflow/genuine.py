@@ -1,0 +1,62 @@
+"""What makes a callback genuine: the bank's signature, and what the account knows of its order and payment."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+from standardwebhooks.webhooks import Webhook
+
+from tests.outcomes import body_of
+from tests.workflow.account import Workflow, client
+
+KEY = "whsec_" + base64.b64encode(b"the bank's own key").decode()
+OTHER_KEY = "whsec_" + base64.b64encode(b"somebody else's").decode()
+ORDER = {"orderId": "482500007436", "userId": "b5f392f7-6d89-433c-b24f-bf6a772cab1a", "total": 2339}
+RECEIVED_AT = datetime(2026, 11, 22, 10, tzinfo=UTC)
+
+
+def delivery(key: str | None = KEY, signed_at: datetime = RECEIVED_AT, name: str = "paid") -> dict[str, Any]:
+    """What the API makes of a callback, signed with a key or not at all."""
+    body = body_of(name)
+    headers = {"content-type": "application/json", "user-agent": "BankGateway/2.1"}
+    if key:
+        headers |= {
+            "webhook-id": "msg_1",
+            "webhook-timestamp": str(int(signed_at.timestamp())),
+            "webhook-signature": Webhook(key).sign("msg_1", signed_at, body),
+        }
+    received_at = int(RECEIVED_AT.timestamp() * 1000)
+    return {"body": body, "requestId": "8f7e6d5c", "receivedAt": received_at, "headers": headers}
+
+
+def forget_secrets(workflow: Workflow) -> None:
+    """A task remembers the secret of the test before."""
+    for state in ("VerifySignature", "InquirePayment"):
+        workflow.functions.imported_by(state, "secrets").provider.clear_cache()
+
+
+def put_secret(inquiry: dict[str, str] | None = None) -> None:
+    secret = {"webhookSecrets": [KEY], "inquiry": inquiry}
+    client("secretsmanager").create_secret(Name="kbank-test", SecretString=json.dumps(secret))
+
+
+def create_tables() -> None:
+    """Create the tables that the account has already."""
+    for table, key in (("order-table-dev", "orderId"), ("payment3-card-payment-record-master", "paymentId")):
+        client("dynamodb").create_table(
+            TableName=table,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": key, "KeyType": "HASH"}],
+        )
+
+
+def put_order(**changes: Any) -> None:
+    boto3.resource("dynamodb").Table("order-table-dev").put_item(Item=ORDER | changes)
+
+
+def put_payment(**fields: Any) -> None:
+    payments = boto3.resource("dynamodb").Table("payment3-card-payment-record-master")
+    payments.put_item(Item={"paymentId": "pay_bankapp_123", **fields})
