@@ -16,3 +16,8 @@ CONFLICT = [
     "Respond",
 ]
 FAILED = [*REPORTS, "RespondFailure", "Respond"]
+
+
+def after(states: list[str], **following: str) -> list[str]:
+    """Return the states, each one named followed by the state that its failure leads to."""
+    return [entered for state in states for entered in (state, following.get(state)) if entered]

@@ -27,7 +27,7 @@ from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import FUNCTIONS
 from tests.workflow.account import Workflow, client
 from tests.workflow.engine import CALLBACK, Execution, Machine, create_machine, run
-from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, PAID, SAVED, UNCHECKED
+from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, PAID, SAVED, UNCHECKED, after
 
 HERE = Path(__file__).parent
 MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
@@ -54,15 +54,10 @@ CONFLICTING = {
 INTERNAL = {"success": False, "error": "Internal error, request id {name}", "message": FAILURE_MESSAGE}
 
 
-def after(states: list[str], **following: str) -> list[str]:
-    """Return the states, each one named followed by the state that its failure leads to."""
-    return [entered for state in states for entered in (state, following.get(state)) if entered]
-
-
 SAVE_DOWN = [*SAVED, *FAILED]
 EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "HappyPath": (PAID, 200, RECORDED),
-    "ConfirmDown": (PAID, 200, RECORDED),
+    "ConfirmDown": (after(PAID, ConfirmDispatch="LeaveUnconfirmed"), 200, RECORDED),
     "Declined": (DECLINED, 200, {**RECORDED, "processing": False}),
     "Duplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
     "ConcurrentDuplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
