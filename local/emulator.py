@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import zipfile
-from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +20,9 @@ from ministack.core import iam_actions, lambda_runtime
 from ministack.services import lambda_svc
 
 ERROR_REPLY = 'json.dumps({"status": "error", "error": str(e), "trace": traceback.format_exc()})'
+# ministack stops a process that replies with an error; on AWS an exception leaves it as it is.
 NAMED_ERROR_REPLY = (
-    'json.dumps({"status": "error", "error": json.dumps({"errorType": type(e).__name__, "errorMessage": str(e)}), '
-    '"trace": traceback.format_exc()})'
+    'json.dumps({"status": "ok", "result": {"$raised": {"errorType": type(e).__name__, "errorMessage": str(e)}}})'
 )
 
 
@@ -49,10 +48,9 @@ def name_errors_as_lambda_does() -> None:
 
     def execute_and_name(*args: Any) -> dict[str, Any]:
         result: dict[str, Any] = execute(*args)
-        if result.get("error"):
-            # Anything but JSON is not the handler's exception but a timeout, or a function that does not start.
-            with suppress(ValueError):
-                result["body"] = dict(json.loads(result["body"]["errorMessage"]))
+        match result.get("body"):
+            case {"$raised": raised}:
+                return result | {"body": raised, "error": True}
         return result
 
     lambda_svc._execute_function_warm = execute_and_name

@@ -105,8 +105,9 @@ class Gateway:
         statements = self.definition.get("x-amazon-apigateway-policy", {}).get("Statement", [])
         conditions = [statement["Condition"] for statement in statements if "Condition" in statement]
         lists = [condition["NotIpAddress"]["aws:SourceIp"] for condition in conditions]
-        caller = ip_address(source_ip)
-        return all(any(caller in ip_network(block, strict=False) for block in blocks) for blocks in lists)
+        return all(
+            any(ip_address(source_ip) in ip_network(block, strict=False) for block in blocks) for blocks in lists
+        )
 
     def _call(self, integration: dict[str, Any], parameters: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         action = integration["uri"].rpartition(":states:action/")[2]

@@ -27,8 +27,10 @@ def serving(stack: Stack, port: int, say: Callable[[str], None]) -> Iterator[Ser
 
     class Handler(WSGIRequestHandler):
         def log_request(self, code: Any = "-", size: Any = "-") -> None:
-            if not self.path.startswith(PREFIX):
-                say(f"{self.command} {self.path} {code}")
+            # A request line that cannot be read leaves no path.
+            path = getattr(self, "path", "-")
+            if not path.startswith(PREFIX):
+                say(f"{self.command} {path} {code}")
 
     definition = deployed_definition(stack.client("cloudformation"), STACK_NAME)
     desk = Desk(stack)

@@ -150,6 +150,8 @@ def _read_json(body: object) -> dict[str, Any]:
         _to_text(document).encode()
     except UnicodeEncodeError:
         raise InvalidCallback("body: holds half of a surrogate pair, which is not a character") from None
+    except RecursionError:
+        raise InvalidCallback("body: is nested too deeply") from None
     return document
 
 

@@ -602,3 +602,10 @@ def test_a_time_is_the_same_to_the_millisecond_from_either_source(milliseconds: 
     assert model.timestamp(None, text) == text
     moment = datetime.fromisoformat(text)
     assert round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000) == milliseconds
+
+
+@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ('[{"a":', "}]")], ids=["objects", "both"])
+def test_whatever_its_depth_a_body_is_refused_as_a_callback_and_nothing_else(opening: str, closing: str) -> None:
+    for depth in range(600, 1600):
+        with pytest.raises(InvalidCallback):
+            model.parse('{"a":' + opening * depth + "1" + closing * depth + "}")

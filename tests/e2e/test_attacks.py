@@ -1,0 +1,657 @@
+"""Whoever is not the bank pays no order, learns nothing and breaks nothing, whatever he sends.
+
+Each attack is on an order that is there and would be paid, were it not for what is wrong with the callback.
+"""
+
+import base64
+import hmac
+import json
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.e2e.conftest import ANSWER_SECONDS, BANK_KEY, CALLBACK_PATH, TOTAL, USER_ID, Answer, Guarded, Headers, signed
+from tests.outcomes import FAILURE_MESSAGE
+
+MakeBody = Callable[..., str]
+
+# Only the tests of what the bank itself sends pay orders of this name.
+GENUINE = "genuine-"
+OTHER_KEY = "whsec_" + base64.b64encode(b"taken out of the secret").decode()
+NOT_SIGNED = "webhook-id: is missing"
+MISMATCH = "signature: does not match"
+TIME_OFF = "webhook-timestamp: is more than five minutes off"
+NO_TIME = "webhook-timestamp: is not a number of seconds"
+NOT_JSON = "body: is not JSON"
+AMOUNT_RANGE = "amount: must have at most 38 digits and lie between 1E-130 and 1E+126"
+MAX_BODY_BYTES = 32 * 1024
+
+# What a template, a path or an intrinsic function would take for its own, were it ever read as one.
+LOADED_TEXTS = [
+    pytest.param("$input.json('$')", id="request template"),
+    pytest.param("$input.params().header #set($q = 1) ${q} #end", id="Velocity"),
+    pytest.param('","body":"{}","modes":{"signature":"off"},"x":"', id="JSON"),
+    pytest.param('\\","requestId":"chosen","x":"', id="escaped JSON"),
+    pytest.param("States.Format('{}', $.callback)", id="intrinsic function"),
+    pytest.param("$.checks.signature $$.Execution.Name", id="JSONPath"),
+    pytest.param("${BankSecret} {{resolve:secretsmanager:kbank-local}}", id="template reference"),
+    pytest.param("'; DROP TABLE orders; -- <script>alert(1)</script> ../../etc/passwd", id="SQL, HTML and paths"),
+]
+
+
+@pytest.fixture
+def body(guarded: Guarded, make_body: MakeBody, order_id: str) -> str:
+    """A callback that would pay an order, were it genuine."""
+    guarded.put_order(order_id)
+    return make_body()
+
+
+@pytest.fixture
+def genuine(guarded: Guarded, make_body: MakeBody, order_id: str) -> str:
+    """A callback that pays an order where it arrives as the bank signed it."""
+    guarded.put_order(GENUINE + order_id)
+    return make_body(orderId=GENUINE + order_id)
+
+
+def signed_bytes(body: bytes, timestamp: str | bytes | None = None, message_id: str = "msg_1") -> dict[str, Any]:
+    """Return what the bank's key makes of a body or a timestamp that the standard's library does not sign."""
+    timestamp = str(int(time.time())) if timestamp is None else timestamp
+    stamp = timestamp if isinstance(timestamp, bytes) else timestamp.encode()
+    key = base64.b64decode(BANK_KEY.removeprefix("whsec_"))
+    digest = hmac.digest(key, message_id.encode() + b"." + stamp + b"." + body, "sha256")
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": "v1," + base64.b64encode(digest).decode(),
+    }
+
+
+def assert_refused(answer: Answer, error: str, status: int = 500) -> None:
+    assert (answer.status, answer.body) == (status, {"success": False, "error": error, "message": FAILURE_MESSAGE})
+
+
+def assert_untouched(guarded: Guarded, order_id: str) -> None:
+    """Nothing was recorded and nothing dispatched; a dispatch comes before its answer, so none is waited for."""
+    assert guarded.records_of(order_id) == []
+    assert guarded.payloads_so_far(order_id) == []
+
+
+def assert_refused_without_a_reason(answer: Answer) -> None:
+    assert_refused(answer, f"Internal error, request id {answer.headers['x-amzn-RequestId']}")
+
+
+# Who signed, what and when
+
+
+def test_a_replayed_callback_is_answered_as_a_duplicate_and_dispatched_once(guarded: Guarded, genuine: str) -> None:
+    headers = signed(genuine)
+    answers = [guarded.send(genuine, headers) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [answer.body["duplicate"] for answer in answers] == [False, True]
+    assert guarded.payloads_of(json.loads(genuine)["orderId"]) == [genuine]
+
+
+FORGERIES: dict[str, tuple[Callable[[str], Headers], str]] = {
+    "not signed": (lambda _: {}, NOT_SIGNED),
+    "signed with a key that is no longer in use": (lambda body: signed(body, OTHER_KEY), MISMATCH),
+    "a signature of another body": (lambda _: signed('{"orderId": "1"}'), MISMATCH),
+    "another id": (lambda body: signed(body) | {"webhook-id": "msg_2"}, MISMATCH),
+    "an id that is empty": (lambda body: signed(body) | {"webhook-id": ""}, NOT_SIGNED),
+    "a second later": (lambda body: signed(body) | {"webhook-timestamp": str(int(time.time()) + 1)}, MISMATCH),
+    "no signature": (lambda body: signed(body) | {"webhook-signature": ""}, "webhook-signature: is missing"),
+    "an empty signature": (lambda body: signed(body) | {"webhook-signature": "v1,"}, MISMATCH),
+    "no version": (lambda body: signed(body) | {"webhook-signature": signature(body)}, MISMATCH),
+    "an unknown version": (lambda body: signed(body) | {"webhook-signature": f"v2,{signature(body)}"}, MISMATCH),
+    "another algorithm": (lambda body: signed(body) | {"webhook-signature": f"v1a,{signature(body)}"}, MISMATCH),
+    "none as algorithm": (lambda body: signed(body) | {"webhook-signature": "none"}, MISMATCH),
+    "small letters": (lambda body: signed(body) | {"webhook-signature": f"v1,{signature(body).lower()}"}, MISMATCH),
+    "half a signature": (lambda body: signed(body) | {"webhook-signature": f"v1,{signature(body)[:20]}"}, MISMATCH),
+    "one character off": (
+        lambda body: signed(body) | {"webhook-signature": f"v1,{flipped(signature(body))}"},
+        MISMATCH,
+    ),
+    "a thousand guesses": (lambda body: signed(body) | {"webhook-signature": " ".join(["v1,AAAA"] * 1000)}, MISMATCH),
+    "headers with underscores": (
+        lambda body: {name.replace("-", "_"): value for name, value in signed(body).items()},
+        NOT_SIGNED,
+    ),
+}
+
+
+def signature(body: str) -> str:
+    return signed(body)["webhook-signature"].removeprefix("v1,")
+
+
+def flipped(text: str) -> str:
+    return ("B" if text[0] == "A" else "A") + text[1:]
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_what_the_bank_did_not_sign_is_refused(guarded: Guarded, body: str, order_id: str, name: str) -> None:
+    forge, error = FORGERIES[name]
+    assert_refused(guarded.send(body, forge(body)), error)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        pytest.param("2339.0", "2339.1", id="another digit"),
+        pytest.param("2339.0", "2339.00", id="the same amount, written otherwise"),
+        pytest.param('"pay_', '"Pay_', id="another case"),
+        pytest.param("{", "{ ", id="a space more"),
+        pytest.param("}", "} ", id="a space at the end"),
+        pytest.param("}", "}\n", id="a line break at the end"),
+        pytest.param("true", "True", id="no JSON"),
+        pytest.param("}", ', "tip": 1}', id="a member more"),
+        pytest.param("successful", "successfu\u217c", id="a letter that looks the same"),
+    ],
+)
+def test_a_body_that_was_altered_after_it_was_signed_is_refused(
+    guarded: Guarded, body: str, order_id: str, text: str, instead: str
+) -> None:
+    altered = body.replace(text, instead)
+    assert altered != body
+    assert_refused(guarded.send(altered, signed(body)), MISMATCH)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    ("write", "error"),
+    [
+        pytest.param(lambda now: str(now - 330), TIME_OFF, id="more than five minutes old"),
+        pytest.param(lambda now: str(now + 330), TIME_OFF, id="more than five minutes ahead"),
+        pytest.param(lambda _: "0", TIME_OFF, id="1970"),
+        pytest.param(lambda _: "9" * 12, TIME_OFF, id="the end of time"),
+        pytest.param(lambda now: str(now * 1000), NO_TIME, id="milliseconds"),
+        pytest.param(lambda _: "9" * 5000, NO_TIME, id="5,000 digits"),
+        pytest.param(lambda now: f"{now}.0", NO_TIME, id="fraction"),
+        pytest.param(lambda now: f"+{now}", NO_TIME, id="plus"),
+        pytest.param(lambda now: f"-{now}", NO_TIME, id="minus"),
+        pytest.param(lambda now: f"{now:_}", NO_TIME, id="underscores"),
+        pytest.param(lambda now: f"{now}e0", NO_TIME, id="exponent"),
+        pytest.param(hex, NO_TIME, id="hexadecimal"),
+        pytest.param(lambda _: "NaN", NO_TIME, id="NaN"),
+        pytest.param(lambda now: "".join(chr(0x0E50 + int(digit)) for digit in str(now)), NO_TIME, id="Thai digits"),
+        pytest.param(lambda _: datetime.now(UTC).isoformat(), NO_TIME, id="ISO 8601"),
+    ],
+)
+def test_a_signature_of_another_time_is_refused_though_it_is_the_banks(
+    guarded: Guarded, body: str, order_id: str, write: Callable[[int], str], error: str
+) -> None:
+    headers = signed_bytes(body.encode(), write(int(time.time())).encode())
+    assert_refused(guarded.send(body, headers), error)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    ("header", "other", "error"),
+    [
+        ("webhook-signature", "v1," + base64.b64encode(bytes(32)).decode(), MISMATCH),
+        ("webhook-id", "msg_2", MISMATCH),
+        ("webhook-timestamp", "1", NO_TIME),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
+def test_a_header_that_is_there_twice_is_not_taken_for_either(
+    guarded: Guarded, body: str, order_id: str, header: str, other: str, error: str, is_first: bool
+) -> None:
+    headers = list(signed(body).items())
+    headers.insert(0 if is_first else len(headers), (header, other))
+    assert_refused(guarded.send(body, headers), error)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(str.upper, id="in capitals"),
+        pytest.param(str.title, id="in title case"),
+        pytest.param(str.swapcase, id="in the other case"),
+    ],
+)
+def test_the_banks_headers_are_known_however_they_are_written(
+    guarded: Guarded, genuine: str, change: Callable[[str], str]
+) -> None:
+    headers = {change(name): value for name, value in signed(genuine).items()}
+    assert guarded.send(genuine, headers).status == 200
+
+
+def test_one_genuine_signature_among_others_is_enough(guarded: Guarded, genuine: str) -> None:
+    headers = signed(genuine)
+    signatures = f"v1a,other {signed(genuine, OTHER_KEY)['webhook-signature']} {headers['webhook-signature']}"
+    assert guarded.send(genuine, headers | {"webhook-signature": signatures}).status == 200
+
+
+def test_a_name_written_with_escapes_is_still_the_name(guarded: Guarded, genuine: str, order_id: str) -> None:
+    escaped = genuine.replace("orderId", "\\u006frderId")
+    assert guarded.send(escaped, signed(escaped)).status == 200
+    assert guarded.payloads_of(GENUINE + order_id, at_least=0) == [escaped]
+
+
+# What stands in the headers
+
+
+def raw(guarded: Guarded, head: bytes, content: bytes = b"", *, is_all: bool = False) -> Answer:
+    """Send bytes as they are, and no more of them where `is_all`; read the answer until the connection is closed."""
+    address = urlsplit(guarded.server.url)
+    with socket.create_connection((str(address.hostname), address.port), timeout=ANSWER_SECONDS) as connection:
+        connection.sendall(b"POST /bankapp/callback HTTP/1.1\r\nHost: local\r\n" + head + b"\r\n" + content)
+        if is_all:
+            connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    top, _, answer = received.partition(b"\r\n\r\n")
+    status, *fields = top.decode().split("\r\n")
+    headers = dict(field.split(": ", 1) for field in fields)
+    is_ours = headers["Content-Type"] == "application/json"
+    return Answer(int(status.split()[1]), headers, json.loads(answer) if is_ours else {})
+
+
+def lines(headers: Headers) -> bytes:
+    items = dict(headers).items()
+    return b"".join(f"{name}: {value!s}\r\n".encode() for name, value in items)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        pytest.param(b"webhook-id: a\nwebhook-timestamp: 1\r\n", "webhook-signature: is missing", id="LF"),
+        pytest.param(b"webhook-id: a\rwebhook-timestamp: 1\r\n", "webhook-signature: is missing", id="CR"),
+        pytest.param(b"webhook-id: a\r\n webhook-timestamp: 1\r\n", "webhook-timestamp: is missing", id="folded"),
+        pytest.param(b"webhook-id: a\0b\r\n", "webhook-timestamp: is missing", id="NUL"),
+        pytest.param(b"webhook-id: \xff\xfe\xe0\xb8\x81\r\n", "webhook-timestamp: is missing", id="not ASCII"),
+        pytest.param(b"webhook-id: " + b"a" * 60_000 + b"\r\n", "webhook-timestamp: is missing", id="60,000 bytes"),
+        pytest.param(b"webhook-id: " + b"'" * 8000 + b"\r\n", "webhook-timestamp: is missing", id="8,000 apostrophes"),
+        pytest.param(b"webhook-id : a\r\n", NOT_SIGNED, id="space before the colon"),
+        pytest.param(b"webhook-id\r\n", NOT_SIGNED, id="no colon"),
+        pytest.param(b": a\r\n", NOT_SIGNED, id="no name"),
+    ],
+)
+def test_a_malformed_header_makes_no_other_header(
+    guarded: Guarded, body: str, order_id: str, line: bytes, error: str
+) -> None:
+    content = body.encode()
+    head = b"Content-Length: %d\r\nContent-Type: application/json\r\n" % len(content)
+    assert_refused(raw(guarded, head + line, content), error)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"webhook-id: " + b"a" * 70_000 + b"\r\n", id="70,000 bytes in one"),
+        pytest.param(b"".join(b"x-%d: a\r\n" % number for number in range(200)), id="200"),
+    ],
+)
+def test_more_headers_than_any_server_takes_are_refused(
+    guarded: Guarded, body: str, order_id: str, head: bytes
+) -> None:
+    assert raw(guarded, head + lines(signed(body)) + b"Content-Length: 0\r\n").status == 431
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize("text", LOADED_TEXTS)
+def test_a_text_that_looks_like_a_template_is_refused_and_kept_word_for_word(guarded: Guarded, text: str) -> None:
+    headers = signed(text, OTHER_KEY, message_id=text) | {"User-Agent": text}
+    answer = guarded.send(text, headers)
+    assert_refused(answer, MISMATCH)
+    (error,) = guarded.errors_of(answer)
+    delivery = json.loads(error["event"])
+    assert (delivery["body"], delivery["headers"]) == (text, {name.lower(): value for name, value in headers.items()})
+    assert set(delivery) == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
+
+
+@pytest.mark.parametrize("text", LOADED_TEXTS)
+def test_a_signed_text_that_looks_like_a_template_is_a_text(
+    guarded: Guarded, make_body: MakeBody, order_id: str, text: str
+) -> None:
+    guarded.put_order(GENUINE + order_id)
+    body = make_body(orderId=GENUINE + order_id, message=text)
+    assert guarded.send(body, signed(body, message_id=text)).status == 200
+    (record,) = guarded.records_of(GENUINE + order_id)
+    assert (record["message"], json.loads(record["signatureHeaders"])["webhook-id"]) == (text, text)
+    assert guarded.payloads_so_far(GENUINE + order_id) == [body]
+
+
+@pytest.mark.parametrize("text", LOADED_TEXTS)
+def test_an_id_that_looks_like_a_template_is_an_order_that_is_not_there(
+    guarded: Guarded, make_body: MakeBody, text: str
+) -> None:
+    body = make_body(orderId=text)
+    assert_refused_without_a_reason(guarded.send(body, signed(body)))
+    assert guarded.payloads_so_far(text) == []
+
+
+# What stands in the body
+
+JSON_TRICKS: dict[str, tuple[Callable[[str], str | bytes], str]] = {
+    "a name twice": (lambda body: more(body, '"orderId": "other"'), "orderId: is there twice"),
+    "a name twice, once escaped": (lambda body: more(body, '"\\u006frderId": "other"'), "orderId: is there twice"),
+    "success twice": (lambda body: '{"success": false, ' + body[1:], "success: is there twice"),
+    "a name of another case": (lambda body: body.replace("orderId", "OrderId"), "orderId: is missing"),
+    "a name that looks the same": (lambda body: body.replace("orderId", "\u043erderId"), "orderId: is missing"),
+    "10,000 lists": (lambda body: more(body, '"x": ' + "[" * 10_000 + "]" * 10_000), "body: is nested too deeply"),
+    "5,000 objects": (
+        lambda body: more(body, '"x": ' + '{"": ' * 4999 + "{" + "}" * 5000),
+        "body: is nested too deeply",
+    ),
+    "lists without an end": (lambda _: "[" * 32_000, "body: is nested too deeply"),
+    "1e400": (lambda body: body.replace("2339.0", "1e400"), AMOUNT_RANGE),
+    "1e-400": (lambda body: body.replace("2339.0", "1e-400"), AMOUNT_RANGE),
+    "5,000 digits": (lambda body: body.replace("2339.0", "1" + "0" * 5000), AMOUNT_RANGE),
+    "30,000 digits elsewhere": (lambda body: more(body, f'"message": {"9" * 30_000}'), "message: is there twice"),
+    "an endless exponent": (
+        lambda body: body.replace("2339.0", f"1e{'9' * 50}"),
+        "body: holds a number that is out of",
+    ),
+    "NaN": (lambda body: body.replace("2339.0", "NaN"), "amount: must be a finite number"),
+    "Infinity": (lambda body: body.replace("2339.0", "Infinity"), "amount: must be a finite number"),
+    "-Infinity elsewhere": (lambda body: more(body, '"x": [[-Infinity]]'), "x: must be a finite number"),
+    "a negative amount": (lambda body: body.replace("2339.0", "-2339.0"), "amount: must not be negative"),
+    "a comma for a point": (lambda body: body.replace("2339.0", '"2339,0"'), "amount: must be a number"),
+    "hexadecimal": (lambda body: body.replace("2339.0", "0x923"), NOT_JSON),
+    "leading zeros": (lambda body: body.replace("2339.0", "002339"), NOT_JSON),
+    "success as a number": (lambda body: body.replace("true", "1"), "success: must be true or false"),
+    "success as a text": (lambda body: body.replace("true", '"true"'), "success: must be true or false"),
+    "an order id as a list": (lambda body: body.replace('"orderId": ', '"orderId": ["x"], "_": '), "orderId: must be"),
+    "a byte that is none of UTF-8": (lambda body: body.encode().replace(b"2339", b"23\xff39"), MISMATCH),
+    "an overlong slash": (lambda body: body.encode().replace(b"Payment", b"\xc0\xaf"), MISMATCH),
+    "half a character in UTF-8": (lambda body: body.encode().replace(b"Payment", b"\xed\xa0\x80"), MISMATCH),
+    "UTF-16": (lambda body: body.encode("utf-16"), MISMATCH),
+    "UTF-16 without a mark": (lambda body: body.encode("utf-16-le"), NOT_JSON),
+    "a byte order mark": (lambda body: "\ufeff" + body, "body: starts with a byte order mark"),
+    "a null byte in a text": (lambda body: body.replace("Payment", "Pay\0ment"), NOT_JSON),
+    "a null byte at the end": (lambda body: body + "\0", NOT_JSON),
+    "an escaped null in an id": (lambda body: body.replace("pay_", "\\u0000"), "paymentId: holds a character that"),
+    "text that runs backwards": (lambda body: body.replace("pay_", "\u202e"), "paymentId: holds a character that"),
+    "half an escaped character": (lambda body: body.replace("Payment", "\\ud800"), "body: holds half of a surrogate"),
+    "two halves in the wrong order": (
+        lambda body: more(body, '"\\udc00\\ud800": 1'),
+        "body: holds half of a surrogate",
+    ),
+    "a body after the body": (lambda body: body + body, NOT_JSON),
+    "a letter after the body": (lambda body: body + "x", NOT_JSON),
+    "a comment": (lambda body: "/* */" + body, NOT_JSON),
+    "a comma too many": (lambda body: body.replace("}", ",}"), NOT_JSON),
+    "apostrophes": (lambda body: body.replace('"', "'"), NOT_JSON),
+    "a list": (lambda body: f"[{body}]", "body: must be a JSON object, not an array"),
+    "a text": (json.dumps, "body: must be a JSON object, not a string"),
+    "null": (lambda _: "null", "body: must be a JSON object, not null"),
+    "blanks": (lambda _: " \r\n\t", "body: is empty"),
+    "an empty object": (lambda _: "{}", "orderId: is missing; paymentId: is missing; userId: is missing"),
+    "no body, signed as such": (lambda _: "", MISMATCH),
+    "an id of blanks": (lambda body: body.replace(USER_ID, "   "), "userId: must not be empty"),
+    "an endless id": (lambda body: body.replace(USER_ID, "u" * 30_000), "userId: is longer than 128 characters"),
+    "10,000 unknown members": (lambda body: more(body, ", ".join(f'"{n}":0' for n in range(10_000))), MISMATCH),
+    "a byte too many": (lambda body: body.ljust(MAX_BODY_BYTES + 1), "body: is larger than 32768 bytes"),
+    "a byte too many, with fewer characters": (
+        lambda body: body.replace("Payment", "\u0e01" * (MAX_BODY_BYTES // 3)),
+        "body: is larger than 32768 bytes",
+    ),
+    # What is cut no longer has the signature of the whole.
+    "300 KB": (lambda body: body.ljust(300_000), MISMATCH),
+}
+
+
+def more(body: str, members: str) -> str:
+    return f"{body[:-1]}, {members}}}"
+
+
+@pytest.mark.parametrize("name", JSON_TRICKS)
+def test_a_wrong_body_is_refused_though_the_bank_signed_it(
+    guarded: Guarded, body: str, order_id: str, name: str
+) -> None:
+    alter, error = JSON_TRICKS[name]
+    altered = alter(body)
+    content = altered if isinstance(altered, bytes) else altered.encode()
+    answer = guarded.send(content, signed_bytes(content))
+    assert answer.body["error"].startswith(error)
+    assert_refused(answer, answer.body["error"])
+    assert_untouched(guarded, order_id)
+
+
+STATE_MEMBERS = [
+    pytest.param({"modes": {"signature": "off", "crossCheck": "off", "inquiry": "off"}}, id="modes"),
+    pytest.param({"checks": {"signature": {"passed": True}, "crossCheck": {"passed": True}}}, id="checks"),
+    pytest.param({"delivery": {"body": "{}"}, "headers": {"webhook-id": "msg_1"}}, id="delivery"),
+    pytest.param({"isDone": True, "statusCode": 200, "body": '{"success": true}'}, id="answer"),
+    pytest.param({"failure": None, "record": {"isNew": True}, "dispatch": {"isDuplicate": False}}, id="results"),
+    pytest.param({"stateMachineArn": "arn:of:another", "name": "chosen", "input": "{}"}, id="call"),
+]
+
+
+@pytest.mark.parametrize("members", STATE_MEMBERS)
+def test_members_of_the_workflows_own_state_switch_nothing_off(
+    guarded: Guarded, make_body: MakeBody, order_id: str, members: dict[str, Any]
+) -> None:
+    guarded.put_order(order_id)
+    assert_refused(guarded.send(make_body(**members), {"Content-Type": "application/json"}), NOT_SIGNED)
+    assert_untouched(guarded, order_id)
+
+    contradicting = make_body(amount=1, **members)
+    assert_refused_without_a_reason(guarded.send(contradicting, signed(contradicting)))
+    assert guarded.payloads_so_far(order_id) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"orderId": "no-such-order"}, id="an unknown order"),
+        pytest.param({"userId": "somebody-else"}, id="another user"),
+        pytest.param({"userId": USER_ID.upper()}, id="the user in capitals"),
+        pytest.param({"userId": f" {USER_ID}"}, id="the user after a space"),
+        pytest.param({"amount": TOTAL - 1}, id="a smaller amount"),
+        pytest.param({"amount": TOTAL * 100}, id="an amount in satang"),
+        pytest.param({"amount": 0}, id="no amount"),
+        pytest.param({"amount": None}, id="an amount that is missing"),
+        pytest.param({"paymentId": "payment-of-another-order"}, id="another order's payment"),
+    ],
+)
+def test_a_signed_callback_that_contradicts_its_order_pays_nothing_and_learns_nothing(
+    guarded: Guarded, make_body: MakeBody, order_id: str, changes: dict[str, Any]
+) -> None:
+    guarded.put_order(order_id)
+    item = {"paymentId": {"S": "payment-of-another-order"}, "orderId": {"S": "1"}, "amount": {"N": str(TOTAL)}}
+    guarded.stack.client("dynamodb").put_item(TableName="payment3-card-payment-record-master", Item=item)
+    body = make_body(**changes)
+    answer = guarded.send(body, signed(body))
+    assert_refused_without_a_reason(answer)
+    assert guarded.payloads_so_far(json.loads(body)["orderId"]) == []
+
+
+def test_an_amount_that_only_a_float_takes_for_the_total_pays_nothing(
+    guarded: Guarded, body: str, order_id: str
+) -> None:
+    almost = body.replace("2339.0", "2339.00000000000000000000000000000001")
+    assert float(json.loads(almost)["amount"]) == TOTAL
+    assert_refused_without_a_reason(guarded.send(almost, signed(almost)))
+    assert guarded.payloads_so_far(order_id) == []
+
+
+# How it is sent
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *((method, CALLBACK_PATH) for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE")),
+        ("POST", CALLBACK_PATH + "/"),
+        ("POST", "/bankapp//callback"),
+        ("POST", "/bankapp/../bankapp/callback"),
+        ("POST", "/bankapp/%2e%2e/bankapp/callback"),
+        ("POST", "/./bankapp/callback"),
+        ("POST", CALLBACK_PATH + ";jsessionid=1"),
+        ("POST", CALLBACK_PATH + "%00"),
+        ("POST", CALLBACK_PATH + "%20"),
+        ("POST", CALLBACK_PATH + ".json"),
+        ("POST", "/BankApp/Callback"),
+        ("POST", "/local" + CALLBACK_PATH),
+        ("POST", "/bankapp%252fcallback"),
+        ("POST", "/bankapp\\callback"),
+        ("POST", "*"),
+    ],
+)
+def test_what_is_not_the_one_method_of_the_one_path_is_not_found_though_it_is_signed(
+    guarded: Guarded, body: str, order_id: str, method: str, path: str
+) -> None:
+    answer = guarded.send(body, signed(body) | {"X-HTTP-Method-Override": "POST"}, method, path)
+    if method == "HEAD":
+        assert answer.status == 404
+    else:
+        assert_refused(answer, "Not found", 404)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        CALLBACK_PATH + "?webhook-id=msg_1&body=%7B%7D",
+        CALLBACK_PATH + "?$input.path('$')",
+        CALLBACK_PATH + "#/../_local/",
+        "//bankapp/callback",
+        "http://elsewhere.example/bankapp/callback",
+    ],
+)
+def test_another_way_to_write_the_path_leads_to_the_same_door(
+    guarded: Guarded, body: str, order_id: str, path: str
+) -> None:
+    assert_refused(guarded.send(body, {"Content-Type": "application/json"}, path=path), NOT_SIGNED)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "text/json",
+        "multipart/form-data; boundary=x",
+        "application/x-www-form-urlencoded",
+        "application/x-amz-json-1.0",
+        "application/jsonp",
+        "application/json,text/plain",
+        "application/*",
+        "*/*",
+    ],
+)
+def test_another_content_type_is_refused_though_it_is_signed(
+    guarded: Guarded, body: str, order_id: str, content_type: str
+) -> None:
+    answer = guarded.send(body, signed(body) | {"Content-Type": content_type})
+    assert_refused(answer, "Unsupported Media Type", 415)
+    assert_untouched(guarded, order_id)
+
+
+def test_without_a_content_type_a_call_of_aws_is_a_callback_like_any_other(guarded: Guarded) -> None:
+    call = json.dumps({"stateMachineArn": guarded.stack.outputs["StateMachineArn"], "name": "chosen", "input": "{}"})
+    assert_refused(guarded.send(call), NOT_SIGNED)
+
+
+def test_a_charset_does_not_change_what_the_bytes_are(guarded: Guarded, body: str, order_id: str) -> None:
+    content = body.encode("utf-16")
+    headers = signed_bytes(content) | {"Content-Type": "application/json; charset=utf-16"}
+    assert_refused(guarded.send(content, headers), MISMATCH)
+    assert_untouched(guarded, order_id)
+
+
+def test_a_body_over_ten_megabytes_is_not_even_looked_at(guarded: Guarded, body: str, order_id: str) -> None:
+    huge = body.ljust(10 * 1024 * 1024 + 1)
+    assert_refused(guarded.send(huge, signed(huge)), "Request Too Long", 413)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "error"),
+    [
+        pytest.param("Content-Length: {less}", 500, MISMATCH, id="a length that is too small"),
+        pytest.param("Content-Length: {more}", 400, "Invalid request body", id="a length that is too great"),
+        pytest.param("Content-Length: -1", 500, MISMATCH, id="a negative length"),
+        pytest.param("Content-Length: 0x10", 500, MISMATCH, id="a length that is no number"),
+        pytest.param("Host: local", 500, MISMATCH, id="no length"),
+        pytest.param("Content-Length: {all}\r\nContent-Length: {less}", 500, MISMATCH, id="two lengths"),
+        pytest.param("Transfer-Encoding: chunked", 400, "Invalid request body", id="chunks that are none"),
+        pytest.param("Transfer-Encoding: x-chunked", 500, MISMATCH, id="an unknown encoding"),
+    ],
+)
+def test_a_length_that_is_a_lie_makes_no_callback(
+    guarded: Guarded, body: str, order_id: str, head: str, status: int, error: str
+) -> None:
+    content = body.encode()
+    sizes = {"all": len(content), "less": len(content) - 1, "more": len(content) + 1}
+    answer = raw(guarded, lines(signed(body)) + head.format(**sizes).encode() + b"\r\n", content, is_all=True)
+    assert_refused(answer, error, status)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "status", "error"),
+    [
+        pytest.param(b"%(less)x\r\n%(content)s\r\n0\r\n\r\n", 400, "Invalid request body", id="a chunk that is longer"),
+        pytest.param(b"%(more)x\r\n%(content)s", 400, "Invalid request body", id="a chunk that is shorter"),
+        pytest.param(b"%(all)x\r\n%(content)s", 400, "Invalid request body", id="no end"),
+        pytest.param(b"-1\r\n%(content)s\r\n0\r\n\r\n", 400, "Invalid request body", id="a negative size"),
+        pytest.param(b"0\r\n\r\n%(content)s", 500, MISMATCH, id="an end before the beginning"),
+        pytest.param(b"a00001\r\n%(huge)s\r\n0\r\n\r\n", 413, "Request Too Long", id="more than ten megabytes"),
+    ],
+)
+def test_chunks_that_are_wrong_make_no_callback(
+    guarded: Guarded, body: str, order_id: str, chunks: bytes, status: int, error: str
+) -> None:
+    content = body.encode()
+    size = len(content)
+    values = {
+        b"content": content,
+        b"huge": content.ljust(0xA00001),
+        b"all": size,
+        b"less": size - 1,
+        b"more": size + 1,
+    }
+    head = lines(signed(body)) + b"Transfer-Encoding: chunked\r\n"
+    assert_refused(raw(guarded, head, chunks % values, is_all=True), error, status)
+    assert_untouched(guarded, order_id)
+
+
+def test_a_request_hidden_behind_another_is_not_taken(guarded: Guarded, body: str, order_id: str) -> None:
+    content = body.encode()
+    hidden = b"POST /bankapp/callback HTTP/1.1\r\nHost: local\r\n%sContent-Length: %d\r\n\r\n%s" % (
+        lines(signed(body)),
+        len(content),
+        content,
+    )
+    head = b"Content-Type: application/json\r\nContent-Length: 2\r\nConnection: keep-alive\r\n"
+    assert_refused(raw(guarded, head, b"{}" + hidden, is_all=True), NOT_SIGNED)
+    assert_untouched(guarded, order_id)
+
+
+@pytest.mark.parametrize("claim", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "True-Client-IP", "Host"])
+def test_a_caller_who_is_not_on_the_allow_list_is_turned_away_though_he_has_the_key(
+    guarded: Guarded, body: str, order_id: str, claim: str
+) -> None:
+    answer = guarded.send(body, signed(body) | {claim: "127.0.0.1"}, source="127.0.0.2")
+    assert_refused(answer, "User: anonymous is not authorized to perform: execute-api:Invoke", 403)
+    assert_untouched(guarded, order_id)
+
+
+# What is left of all of it
+
+
+def test_every_execution_came_to_its_end(guarded: Guarded) -> None:
+    assert guarded.statuses() == {"SUCCEEDED"}
+
+
+def test_only_what_the_bank_sent_was_dispatched(guarded: Guarded) -> None:
+    orders = {json.loads(payload)["orderId"] for payload in guarded.payloads_of("", at_least=0)}
+    assert all(order.startswith(GENUINE) for order in orders)
+
+
+def test_each_kind_of_attack_is_mailed_but_not_each_attack(guarded: Guarded) -> None:
+    errors = guarded.server.desk.errors()
+    subjects = [mail["Subject"] for mail in guarded.server.desk.mails()]
+    assert {f"[local] BankApp callback failed: {error['error']}" for error in errors} == set(subjects)
+    # A mail whose answer was lost, or whose window could not be noted, is sent twice.
+    assert len(subjects) * 10 < len(errors)

@@ -1,0 +1,61 @@
+"""Every answer is as the OpenAPI document says, whatever is sent; what it allows is taken, the rest is not."""
+
+import json
+import uuid
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi import checks
+
+from local.stack import ROOT
+from tests.e2e.conftest import ANSWER_SECONDS, CALLBACK_PATH, Local
+
+SCHEMA = schemathesis.openapi.from_path(ROOT / "openapi.yaml")
+OPERATION = SCHEMA[CALLBACK_PATH]["POST"]
+CALLBACK = jsonschema_rs.validator_for(
+    {"$ref": "#/components/schemas/Callback", "components": SCHEMA.raw_schema["components"]}
+)
+CONFORMANCE = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+
+
+def is_callback(body: bytes | str | None) -> bool:
+    """Tell whether a body is what the document allows."""
+    try:
+        document: Any = json.loads(body or "{}")
+    except ValueError:
+        return False
+    return bool(CALLBACK.is_valid(document))
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["right", "wrong"])
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+@given(data=st.data())
+def test_every_answer_is_as_documented(local: Local, mode: GenerationMode, data: st.DataObject) -> None:
+    case = data.draw(OPERATION.as_strategy(generation_mode=mode))
+    if isinstance(case.body, dict) and CALLBACK.is_valid(case.body):
+        # Otherwise it may contradict an earlier one, and be refused for that.
+        case.body["paymentId"] = uuid.uuid4().hex
+    response = case.call(base_url=local.server.url, timeout=ANSWER_SECONDS)
+    case.validate_response(response, checks=CONFORMANCE)
+    assert response.status_code == (200 if is_callback(response.request.body) else 500), response.text
+
+
+def test_no_execution_ended_otherwise_than_in_an_answer(local: Local) -> None:
+    assert local.statuses() == {"SUCCEEDED"}

@@ -1,0 +1,142 @@
+"""The OpenAPI document says what the API and the rules of a callback say."""
+
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import schemathesis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+from callbacks import model
+from callbacks.errors import InvalidCallback
+from local.stack import ROOT
+from tests.outcomes import FAILURE_MESSAGE
+from tests.sources import RESOURCES
+
+SCHEMA = schemathesis.openapi.from_path(ROOT / "openapi.yaml")
+DOCUMENT: dict[str, Any] = SCHEMA.raw_schema
+API: dict[str, Any] = RESOURCES["CallbackApi"]["Properties"]["DefinitionBody"]
+OPERATION: dict[str, Any] = DOCUMENT["paths"]["/bankapp/callback"]["post"]
+DEPLOYED: dict[str, Any] = API["paths"]["/bankapp/callback"]["post"]
+CALLBACK: dict[str, Any] = DOCUMENT["components"]["schemas"]["Callback"]
+CALLBACKS = OPERATION["requestBody"]["content"]["application/json"]["examples"]
+ANSWERS = [
+    (status, name)
+    for status, response in OPERATION["responses"].items()
+    for name in response["content"]["application/json"].get("examples", {})
+]
+
+
+def is_valid(schema: dict[str, Any], value: Any) -> bool:
+    return bool(jsonschema_rs.is_valid(schema | {"components": DOCUMENT["components"]}, value))
+
+
+def is_taken(body: str) -> bool:
+    try:
+        model.parse(body)
+    except InvalidCallback:
+        return False
+    return True
+
+
+def test_it_is_an_openapi_document() -> None:
+    SCHEMA.validate()
+
+
+def test_it_has_the_paths_and_methods_that_are_deployed() -> None:
+    assert {path: set(operations) for path, operations in DOCUMENT["paths"].items()} == {
+        path: set(operations) for path, operations in API["paths"].items()
+    }
+    assert OPERATION["operationId"] == DEPLOYED["operationId"]
+
+
+def test_it_has_the_statuses_that_are_answered() -> None:
+    own = {response.get("statusCode") for response in API["x-amazon-apigateway-gateway-responses"].values()} - {None}
+    # Who is not on the allow list is refused with API Gateway's own status.
+    assert "x-amazon-apigateway-policy" in API
+    assert set(OPERATION["responses"]) == set(DEPLOYED["responses"]) | own | {"403"}
+
+
+def test_it_has_the_content_types_that_are_mapped_and_headers_that_are_passed_on() -> None:
+    templates = DEPLOYED["x-amazon-apigateway-integration"]["requestTemplates"]
+    assert set(OPERATION["requestBody"]["content"]) == set(templates)
+    for parameter in DOCUMENT["components"]["parameters"].values():
+        assert parameter["in"] == "header"
+        assert not parameter.get("required")
+        assert f'"{parameter["name"]}"' in str(templates["application/json"])
+
+
+def test_it_has_the_fields_and_limits_of_a_callback() -> None:
+    assert tuple(sorted(CALLBACK["properties"])) == tuple(sorted(model.FIELDS))
+    assert DOCUMENT["components"]["schemas"]["Id"]["maxLength"] == model.MAX_ID_CHARACTERS
+    assert CALLBACK["properties"]["message"]["maxLength"] == model.MAX_MESSAGE_CHARACTERS
+    assert CALLBACK["properties"]["amount"]["exclusiveMaximum"] == float(10**model.MAX_AMOUNT_DIGITS)
+    assert f"{model.MAX_BODY_BYTES:,} bytes" in OPERATION["description"]
+
+
+@pytest.mark.parametrize("field", model.FIELDS)
+def test_a_field_is_required_by_both_or_by_neither(field: str) -> None:
+    callback = {name: value for name, value in CALLBACKS["paid"]["value"].items() if name != field}
+    assert is_taken(json.dumps(callback)) == (field not in CALLBACK["required"])
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_an_example_of_a_callback_is_one(name: str) -> None:
+    example = CALLBACKS[name]["value"]
+    assert is_valid(CALLBACK, example)
+    assert is_taken(json.dumps(example))
+
+
+@pytest.mark.parametrize(("status", "name"), ANSWERS)
+def test_an_example_of_an_answer_has_its_schema(status: str, name: str) -> None:
+    content = OPERATION["responses"][status]["content"]["application/json"]
+    example = content["examples"][name]["value"]
+    assert is_valid(content["schema"], example)
+    assert status == "200" or example["message"] == FAILURE_MESSAGE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"orderId": ""}, id="empty"),
+        pytest.param({"orderId": "  "}, id="blank"),
+        pytest.param({"orderId": "\t"}, id="tab"),
+        pytest.param({"orderId": "a\n"}, id="line break"),
+        pytest.param({"orderId": "a\u00a0b"}, id="no-break space"),
+        pytest.param({"orderId": "a\u202eb"}, id="direction"),
+        pytest.param({"orderId": " a b "}, id="spaces"),
+        pytest.param({"orderId": "ชำระเงิน"}, id="Thai"),
+        pytest.param({"orderId": "é€🎉"}, id="others"),
+        pytest.param({"orderId": "a" * 128}, id="longest"),
+        pytest.param({"orderId": "🎉" * 128}, id="longest in emoji"),
+        pytest.param({"orderId": "a" * 129}, id="too long"),
+        pytest.param({"orderId": 1}, id="number"),
+        pytest.param({"success": 1}, id="success as a number"),
+        pytest.param({"success": None}, id="success as null"),
+        pytest.param({"amount": None}, id="no amount"),
+        pytest.param({"amount": 0}, id="zero"),
+        pytest.param({"amount": 10**38 - 1}, id="greatest"),
+        pytest.param({"amount": -0.01}, id="negative"),
+        pytest.param({"amount": "1"}, id="amount as text"),
+        pytest.param({"amount": True}, id="amount as boolean"),
+        pytest.param({"message": None}, id="no message"),
+        pytest.param({"message": "\0" * 1024}, id="longest message"),
+        pytest.param({"message": "a" * 1025}, id="too long a message"),
+        pytest.param({"more": {"orderId": [None]}}, id="unknown"),
+    ],
+)
+def test_the_document_and_the_rules_agree_at_the_limits(changes: dict[str, Any]) -> None:
+    callback = CALLBACKS["paid"]["value"] | changes
+    assert is_valid(CALLBACK, callback) == is_taken(json.dumps(callback))
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["right", "wrong"])
+@settings(deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_the_document_and_the_rules_agree(mode: GenerationMode, data: st.DataObject) -> None:
+    case = data.draw(SCHEMA["/bankapp/callback"]["POST"].as_strategy(generation_mode=mode))
+    if not isinstance(case.body, bytes):
+        assert is_valid(CALLBACK, case.body) == is_taken(json.dumps(case.body))
