@@ -17,6 +17,7 @@ import pytest
 
 from local.stack import ROOT, free_ports
 from tests.outcomes import OUTCOMES
+from tests.workflow.paths import PAID
 
 START_SECONDS = 180
 
@@ -70,7 +71,7 @@ def test_it_shows_a_paid_callback_keeps_its_state_and_leaves_nothing_behind(tmp_
     with running(state_dir, output) as (process, api_port, aws_port):
         shown = output.read_text()
         assert "answer        200" in shown
-        assert "SaveCallbackRecord > IsPaid? > InvokeProcessPaid > RespondDispatched > Respond" in shown
+        assert f"states        {' > '.join(PAID)}\n" in shown
         loopback = "0100007F"
         assert listening_addresses(api_port) == listening_addresses(aws_port) == {loopback}
         assert listening_addresses(8883) == set()
