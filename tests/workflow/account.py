@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Condition, Lock, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +90,8 @@ class Lambda:
         self._faults: defaultdict[str, list[Exception | dict[str, str]]] = defaultdict(list)
         self._lost: set[str] = set()
         self._endings: dict[str, Callable[[], None]] = {}
+        self._working: Counter[str] = Counter()
+        self._changed = Condition()
         self.attempts: Counter[str] = Counter()
         self.answers: dict[str, Any] = {}
 
@@ -115,9 +117,30 @@ class Lambda:
         self._lost.clear()
         self._endings.clear()
 
+    @contextmanager
+    def at_rest(self, state: str) -> Iterator[None]:
+        """Wait until nothing of the state's function is at work, and let nothing of it begin meanwhile."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: not self._working[state], timeout=30)
+            yield
+
+    @contextmanager
+    def _at_work(self, state: str) -> Iterator[None]:
+        with self._changed:
+            self._working[state] += 1
+        token = at_work.set(state)
+        try:
+            yield
+        finally:
+            at_work.reset(token)
+            with self._changed:
+                self._working[state] -= 1
+                self._changed.notify_all()
+
     def invoke(self, parameters: dict[str, Any], **_: object) -> dict[str, Any]:
         state = parameters["FunctionName"].split("-")[-2]
-        answer = self._answer(state, parameters)
+        with self._at_work(state):
+            answer = self._answer(state, parameters)
         if state in self._lost:
             self._lost.remove(state)
             raise TimeoutError
@@ -136,7 +159,6 @@ class Lambda:
             # Long enough that a slow machine changes nothing.
             get_remaining_time_in_millis=lambda: 60_000,
         )
-        token = at_work.set(state)
         try:
             result = self._handlers[parameters["FunctionName"]](json.loads(parameters["Payload"]), context)
             payload = json.loads(json.dumps(result, allow_nan=False))
@@ -147,8 +169,6 @@ class Lambda:
             trace = traceback.format_tb(error.__traceback__)
             payload = {"errorMessage": str(error), "errorType": type(error).__name__, "requestId": "8f5e"}
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": {**payload, "stackTrace": trace}}
-        finally:
-            at_work.reset(token)
         self.answers[state] = payload
         return {"StatusCode": 200, "ExecutedVersion": "$LATEST", "Payload": payload}
 
@@ -331,10 +351,11 @@ class Workflow:
                 _table(CLAIM_TABLE).put_item(Item={**claim, "in_progress_expiration": sooner_ms})
 
     def end_claims(self) -> None:
-        """Let all claims on payments end that no dispatch has followed yet."""
-        for claim in _items(CLAIM_TABLE):
-            if claim["status"] == "INPROGRESS":
-                _table(CLAIM_TABLE).put_item(Item={**claim, "in_progress_expiration": 0})
+        """Let all claims on payments end that no dispatch has followed yet, each after the function that held it."""
+        with self.functions.at_rest("InvokeProcessPaid"):
+            for claim in _items(CLAIM_TABLE):
+                if claim["status"] == "INPROGRESS":
+                    _table(CLAIM_TABLE).put_item(Item={**claim, "in_progress_expiration": 0})
 
     def lose_callback(self) -> None:
         """Let the callback execution that is running end at this moment, without a word."""
