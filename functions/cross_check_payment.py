@@ -46,7 +46,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 
 def _check_order(callback: dict[str, Any], names: dict[str, str]) -> None:
-    order = _get(names["table"], names["key"], callback["orderId"], [names["user"], names["total"]])
+    order = read_item(names["table"], names["key"], callback["orderId"], [names["user"], names["total"]])
     if order is None:
         raise OrderNotFound("The order is not there, or not there yet")
     if order.get(names["user"]) != callback["userId"]:
@@ -56,7 +56,7 @@ def _check_order(callback: dict[str, Any], names: dict[str, str]) -> None:
 
 
 def _check_payment(callback: dict[str, Any], names: dict[str, str]) -> None:
-    payment = _get(names["table"], names["key"], callback["paymentId"], [names["order"], names["amount"]])
+    payment = read_item(names["table"], names["key"], callback["paymentId"], [names["order"], names["amount"]])
     if payment is None:
         return
     if payment.get(names["order"]) != callback["orderId"]:
@@ -65,7 +65,7 @@ def _check_payment(callback: dict[str, Any], names: dict[str, str]) -> None:
         raise PaymentMismatch("paymentId: is recorded with another amount")
 
 
-def _get(table: str, key: str, value: str, attributes: list[str]) -> dict[str, Any] | None:
+def read_item(table: str, key: str, value: str, attributes: list[str]) -> dict[str, Any] | None:
     """Return these attributes of an item, as it is now, or None where there is none."""
     names = {f"#{number}": name for number, name in enumerate([key, *attributes])}
     answer = dynamodb.get_item(

@@ -1,5 +1,6 @@
 """InquirePayment: asks the bank itself whether the payment was made, before it is believed."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -21,7 +22,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     def inquire() -> None:
         with transient_errors_named():
-            _confirm(_bank(event["secret"]), callback)
+            _confirm(bank_of(secrets.read(event["secret"])), callback)
 
     return checks.carry_out(
         "InquirePayment",
@@ -41,8 +42,9 @@ def _confirm(bank: Bank, callback: dict[str, Any]) -> None:
         raise PaymentMismatch("amount: is not the one that the bank knows")
 
 
-def _bank(secret: str) -> Bank:
-    access: Any = secrets.read(secret).get("inquiry")
+def bank_of(secret: Mapping[str, Any]) -> Bank:
+    """Return the bank that a secret gives access to. Raises ConfigurationError; its message does not show it."""
+    access: Any = secret.get("inquiry")
     try:
         return _http_bank(access["baseUrl"], access["clientId"], access["clientSecret"])
     except (KeyError, TypeError, AttributeError, ValueError):

@@ -97,11 +97,11 @@ def _decoded(signatures: Iterable[str], encoding: str) -> Iterable[bytes]:
 
 
 def _match(signed: Signed, scheme: str, secret: str) -> None:
-    if _is_signed(signed, _keys(secrets.read(secret), scheme)):
+    if _is_signed(signed, keys_of(secrets.read(secret), scheme)):
         return
     # Perhaps with a key that is newer than what we remember.
     renewed = secrets.renewed(secret)
-    if renewed is None or not _is_signed(signed, _keys(renewed, scheme)):
+    if renewed is None or not _is_signed(signed, keys_of(renewed, scheme)):
         raise InvalidSignature("signature: does not match")
 
 
@@ -110,7 +110,7 @@ def _is_signed(signed: Signed, keys: list[bytes]) -> bool:
     return any(hmac.compare_digest(digest, given) for digest in expected for given in signed.signatures)
 
 
-def _keys(secret: Mapping[str, Any], scheme: str) -> list[bytes]:
+def keys_of(secret: Mapping[str, Any], scheme: str) -> list[bytes]:
     """Return the keys that a secret lists. Raises ConfigurationError; its message does not show them."""
     texts = secret.get("webhookSecrets")
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):

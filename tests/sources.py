@@ -44,4 +44,16 @@ STATES = {name: all_states(machine) for name, machine in DEFINITIONS.items()}
 # The checks, which are off until a parameter says otherwise, and the functions that a callback passes through always.
 CHECKS = {"VerifySignature": "SignatureMode", "CrossCheckPayment": "CrossCheckMode", "InquirePayment": "InquiryMode"}
 CALLBACK_TASKS = [name for name in FUNCTIONS if name in STATES["callback"] and name not in CHECKS]
+
+
+def statements_of(role: str) -> list[dict[str, Any]]:
+    """Return the statements of a role's policies, in order, each with its actions as a list."""
+    policies = RESOURCES[role]["Properties"]["Policies"]
+    statements = [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
+    return [
+        {**statement, "Action": [action] if isinstance(action := statement["Action"], str) else action}
+        for statement in statements
+    ]
+
+
 TABLES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::DynamoDB::Table"]

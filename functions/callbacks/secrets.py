@@ -22,24 +22,11 @@ provider = SecretsProvider(boto_config=Config(connect_timeout=0.4, read_timeout=
 _renewed_at: dict[str, float] = {}
 
 
-def read(name: str) -> dict[str, Any]:
-    """Return the secret, at most five minutes old.
+def read(name: str, *, anew: bool = False) -> dict[str, Any]:
+    """Return the secret, at most five minutes old, or `anew` as it is now.
 
     Raises ConfigurationError where it is not a JSON object, and what botocore raises as GetParameterError.
     """
-    return _fetch(name, anew=False)
-
-
-def renewed(name: str) -> dict[str, Any] | None:
-    """Return the secret as it is now, or None where that was asked a moment ago."""
-    now = time.monotonic()
-    if now - _renewed_at.get(name, -RENEWAL_SECONDS) < RENEWAL_SECONDS:
-        return None
-    _renewed_at[name] = now
-    return _fetch(name, anew=True)
-
-
-def _fetch(name: str, *, anew: bool) -> dict[str, Any]:
     try:
         secret = provider.get(name, max_age=MAX_AGE_SECONDS, transform="json", force_fetch=anew)
     except (TransformParameterError, UnicodeDecodeError):
@@ -48,3 +35,12 @@ def _fetch(name: str, *, anew: bool) -> dict[str, Any]:
     if not isinstance(secret, dict):
         raise ConfigurationError(f"The secret {name} is not a JSON object.")
     return secret
+
+
+def renewed(name: str) -> dict[str, Any] | None:
+    """Return the secret as it is now, or None where that was asked a moment ago."""
+    now = time.monotonic()
+    if now - _renewed_at.get(name, -RENEWAL_SECONDS) < RENEWAL_SECONDS:
+        return None
+    _renewed_at[name] = now
+    return read(name, anew=True)

@@ -26,6 +26,9 @@ TASKS = {
     "ClaimFailure": "claim_failure",
     "SettleFailure": "settle_failure",
 }
+# What a deployment runs, and no state.
+DEPLOYMENT = {"CheckReadiness": "check_readiness"}
+FILES = TASKS | DEPLOYMENT
 # Tasks that are not a function: what nothing is to be decided in, and what takes longer than a function should wait.
 INTEGRATIONS = {
     "ConfirmDispatch": "arn:aws:states:::dynamodb:updateItem",
@@ -59,20 +62,22 @@ NEEDED_MODULES = {
     "find_failures": {"pynamodb"},
     "claim_failure": {"pynamodb"},
     "settle_failure": {"pynamodb"},
+    "check_readiness": {"boto3"},
 }
 
 
 def test_each_task_state_has_a_function_and_a_file_of_its_name() -> None:
     tasks = [(name, state) for name, state in ALL_STATES if state["Type"] == "Task" and name not in INTEGRATIONS]
-    assert {STARTED.get(name, name) for name, _ in tasks} == set(TASKS) == set(FUNCTIONS)
+    assert {STARTED.get(name, name) for name, _ in tasks} == set(TASKS)
+    assert set(FILES) == set(FUNCTIONS)
     for name, state in tasks:
         assert state["Parameters"]["FunctionName"] == f"${{{STARTED.get(name, name)}Arn}}"
         assert state["Parameters"].get("InvocationType") == ("Event" if name in STARTED else None)
     for name, function in FUNCTIONS.items():
-        assert function["Handler"] == f"{TASKS[name]}.handler"
+        assert function["Handler"] == f"{FILES[name]}.handler"
         assert function["FunctionName"] == {"Fn::Sub": f"payment3-{name}-${{Branch}}"}
     files = {file.stem for file in (ROOT / "functions").glob("*.py")}
-    assert files == set(TASKS.values())
+    assert files == set(FILES.values())
 
 
 def test_the_tasks_without_a_function_are_these() -> None:
@@ -83,7 +88,7 @@ def test_the_tasks_without_a_function_are_these() -> None:
 
 
 def test_each_task_has_a_test_file_of_its_name() -> None:
-    assert {f"test_{module}" for module in TASKS.values()} <= {file.stem for file in (ROOT / "tests/unit").glob("*.py")}
+    assert {f"test_{module}" for module in FILES.values()} <= {file.stem for file in (ROOT / "tests/unit").glob("*.py")}
 
 
 def test_each_error_that_the_machine_names_is_a_class_of_ours_or_of_aws() -> None:
@@ -116,7 +121,7 @@ def test_a_machine_and_the_template_agree_on_the_substitutions(machine: str) -> 
 
 def test_each_function_is_given_the_environment_that_its_file_reads_and_no_more() -> None:
     for name, function in FUNCTIONS.items():
-        source = (ROOT / "functions" / f"{TASKS[name]}.py").read_text()
+        source = (ROOT / "functions" / f"{FILES[name]}.py").read_text()
         for module in re.findall(r"^from callbacks import (.+)$", source, re.MULTILINE):
             for name_of_ours in set(module.split(", ")) - {"config"}:
                 source += (ROOT / "functions/callbacks" / f"{name_of_ours}.py").read_text()

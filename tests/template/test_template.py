@@ -7,7 +7,7 @@ import pytest
 from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer
 
 from callbacks import checks, tables
-from tests.sources import CHECKS, RESOURCES, STATES, TABLES, TEMPLATE
+from tests.sources import CHECKS, FUNCTIONS, RESOURCES, STATES, TABLES, TEMPLATE, statements_of
 from tests.workflow.engine import resolved as deployed
 
 ALLOWED_ACTIONS = {
@@ -30,7 +30,15 @@ ALLOWED_ACTIONS = {
     "FindFailures": {"dynamodb:GetItem", "dynamodb:Query"},
     "ClaimFailure": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
     "SettleFailure": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
+    "CheckReadiness": {"secretsmanager:GetSecretValue", "dynamodb:GetItem"},
 }
+# What each function does beside its step.
+LOG = {
+    "Effect": "Allow",
+    "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
+    "Resource": {"Fn::GetAtt": ["TaskLogs", "Arn"]},
+}
+TRACE = {"Effect": "Allow", "Action": ["xray:PutTraceSegments", "xray:PutTelemetryRecords"], "Resource": "*"}
 LOG_DELIVERY = {
     "logs:CreateLogDelivery",
     "logs:GetLogDelivery",
@@ -49,29 +57,23 @@ TRACING = {
 }
 
 
-def statements_of(resource: dict[str, Any]) -> list[dict[str, Any]]:
-    policies = resource["Properties"].get("Policies", [])
-    return [
-        statement
-        for policy in policies
-        for statement in (policy["PolicyDocument"]["Statement"] if "PolicyDocument" in policy else policy["Statement"])
-    ]
-
-
-def actions_of(statement: dict[str, Any]) -> list[str]:
-    action = statement["Action"]
-    return [action] if isinstance(action, str) else list(action)
-
-
 @pytest.mark.parametrize(("function", "actions"), ALLOWED_ACTIONS.items())
 def test_a_function_may_do_what_its_step_needs_and_nothing_else(function: str, actions: set[str]) -> None:
-    statements = statements_of(RESOURCES[function])
-    assert {action for statement in statements for action in actions_of(statement)} == actions
-    assert all(statement["Effect"] == "Allow" and statement["Resource"] != "*" for statement in statements)
+    log, trace, *others = statements_of(f"{function}Role")
+    assert (log, trace) == (LOG, TRACE)
+    assert {action for statement in others for action in statement["Action"]} == actions
+    assert all(statement["Effect"] == "Allow" and statement["Resource"] != "*" for statement in others)
 
 
-def test_no_function_shares_a_role() -> None:
-    assert not any("Role" in RESOURCES[function]["Properties"] for function in ALLOWED_ACTIONS)
+def test_each_function_has_a_role_of_its_own_and_no_permissions_besides() -> None:
+    assert set(FUNCTIONS) == set(ALLOWED_ACTIONS)
+    for function, properties in FUNCTIONS.items():
+        assert properties["Role"] == {"Fn::GetAtt": [f"{function}Role", "Arn"]}
+        assert "Policies" not in properties
+        role = RESOURCES[f"{function}Role"]["Properties"]
+        assert set(role) == {"AssumeRolePolicyDocument", "Policies"}
+        (assume,) = role["AssumeRolePolicyDocument"]["Statement"]
+        assert assume["Principal"] == {"Service": "lambda.amazonaws.com"}
 
 
 def tasks_of(machine: str) -> list[dict[str, Any]]:
@@ -80,28 +82,28 @@ def tasks_of(machine: str) -> list[dict[str, Any]]:
 
 
 def test_the_callback_machine_may_run_its_tasks_and_nothing_else() -> None:
-    invoke, confirm, log = statements_of(RESOURCES["CallbackWorkflowRole"])
-    assert invoke["Action"] == "lambda:InvokeFunction"
+    invoke, confirm, log = statements_of("CallbackWorkflowRole")
+    assert invoke["Action"] == ["lambda:InvokeFunction"]
     assert invoke["Resource"] == tasks_of("callback")
-    assert confirm["Action"] == "dynamodb:UpdateItem"
-    assert confirm["Resource"] == statements_of(RESOURCES["SaveCallbackRecord"])[0]["Resource"]
+    assert confirm["Action"] == ["dynamodb:UpdateItem"]
+    assert confirm["Resource"] == statements_of("SaveCallbackRecordRole")[-1]["Resource"]
     # Without each of these the console has no execution to draw: SAM's Logging adds no permissions.
     assert set(log["Action"]) == LOG_DELIVERY | TRACING
 
 
 def test_the_healing_machine_may_run_its_tasks_and_the_callback_machine_and_nothing_else() -> None:
-    invoke, run, trace = statements_of(RESOURCES["HealingWorkflowRole"])
-    assert invoke["Action"] == "lambda:InvokeFunction"
+    invoke, run, trace = statements_of("HealingWorkflowRole")
+    assert invoke["Action"] == ["lambda:InvokeFunction"]
     assert sorted(map(str, invoke["Resource"])) == sorted(map(str, tasks_of("healing")))
-    assert (run["Action"], run["Resource"]) == ("states:StartSyncExecution", {"Ref": "BankAppCallback"})
+    assert (run["Action"], run["Resource"]) == (["states:StartSyncExecution"], {"Ref": "BankAppCallback"})
     assert set(trace["Action"]) == TRACING
 
 
 def test_the_api_may_start_the_machine_and_nothing_else() -> None:
-    (statement,) = statements_of(RESOURCES["CallbackApiRole"])
+    (statement,) = statements_of("CallbackApiRole")
     assert statement == {
         "Effect": "Allow",
-        "Action": "states:StartSyncExecution",
+        "Action": ["states:StartSyncExecution"],
         "Resource": {"Ref": "BankAppCallback"},
     }
 
@@ -209,6 +211,19 @@ def test_the_idempotency_table_has_the_key_and_the_expiry_of_its_layer() -> None
         "AttributeName": layer["expiry_attr"].default,
         "Enabled": True,
     }
+
+
+def test_no_mode_is_deployed_before_what_its_check_needs_was_read() -> None:
+    ready = RESOURCES["ChecksReady"]["Properties"]
+    assert RESOURCES["BankAppCallback"]["DependsOn"] == "ChecksReady"
+    assert ready["ServiceToken"] == {"Fn::GetAtt": ["CheckReadiness", "Arn"]}
+    substitutions = RESOURCES["BankAppCallback"]["Properties"]["DefinitionSubstitutions"]
+    for name in (*CHECKS.values(), "SignatureScheme"):
+        assert ready[name] == substitutions[name] == {"Ref": name}
+    assert ready["Secret"] == substitutions["BankSecret"]
+    assert ready["Orders"] == {"table": substitutions["OrderTable"], "key": substitutions["OrderKey"]}
+    assert ready["Payments"] == {"table": substitutions["PaymentTable"], "key": substitutions["PaymentKey"]}
+    assert ready["ServiceTimeout"] > FUNCTIONS["CheckReadiness"]["Timeout"]
 
 
 def test_a_mode_is_one_of_three_and_off_until_somebody_says_otherwise() -> None:

@@ -221,6 +221,7 @@ class Received:
     path: str
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
 
 @dataclass
@@ -274,7 +275,7 @@ def service() -> Iterator[Service]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            service.requests.append(Received(self.path, dict(self.headers), body))
+            service.requests.append(Received(self.path, dict(self.headers), body, self.command))
             if not service.released.is_set():
                 service.released.wait(10)
                 return
@@ -285,6 +286,8 @@ def service() -> Iterator[Service]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer)
+
+        do_PUT = do_POST
 
         def log_message(self, *_: object) -> None:
             pass

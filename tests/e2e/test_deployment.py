@@ -1,0 +1,71 @@
+"""A deployment that cannot work fails, and leaves what is deployed at work."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from local.stack import STACK_NAME
+from tests.e2e.conftest import Local
+
+NOBODY = {
+    "SignatureMode": {"BankSecretName": "nobody"},
+    "CrossCheckMode": {"OrderTableName": "nobodys-orders"},
+    "InquiryMode": {},
+}
+MISSING = {
+    "SignatureMode": "VerifySignature, secret nobody: ",
+    "CrossCheckMode": "CrossCheckPayment, table nobodys-orders with key orderId: ",
+    # The local stack's secret has keys, and nothing of the bank itself.
+    "InquiryMode": "InquirePayment, secret kbank-local: The secret has no inquiry",
+}
+
+
+def update(local: Local, **parameters: str) -> str:
+    """Update the stack with other parameters; return how that ended."""
+    cloudformation = local.stack.client("cloudformation")
+    (stack,) = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
+    kept = [
+        {"ParameterKey": given["ParameterKey"], "UsePreviousValue": True}
+        for given in stack["Parameters"]
+        if given["ParameterKey"] not in parameters
+    ]
+    changed = [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()]
+    cloudformation.update_stack(
+        StackName=STACK_NAME,
+        UsePreviousTemplate=True,
+        Parameters=kept + changed,
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    deadline = time.monotonic() + 90
+    while (status := status_of(cloudformation)).endswith("_IN_PROGRESS"):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.2)
+    return status
+
+
+def status_of(cloudformation: Any) -> str:
+    (stack,) = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
+    status: str = stack["StackStatus"]
+    return status
+
+
+@pytest.mark.parametrize("mode", NOBODY)
+def test_a_check_without_what_it_needs_is_not_deployed(local: Local, make_body: Callable[..., str], mode: str) -> None:
+    stepfunctions = local.stack.client("stepfunctions")
+    machine_arn = local.stack.outputs["StateMachineArn"]
+    before = stepfunctions.describe_state_machine(stateMachineArn=machine_arn)
+
+    assert update(local, **{mode: "enforce"}, **NOBODY[mode]) == "UPDATE_ROLLBACK_COMPLETE"
+
+    events = local.stack.client("cloudformation").describe_stack_events(StackName=STACK_NAME)["StackEvents"]
+    reasons = [
+        event.get("ResourceStatusReason", "")
+        for event in events
+        if (event["LogicalResourceId"], event["ResourceStatus"]) == ("ChecksReady", "UPDATE_FAILED")
+    ]
+    assert any(MISSING[mode] in reason for reason in reasons), reasons
+    after = stepfunctions.describe_state_machine(stateMachineArn=machine_arn)
+    assert after["definition"] == before["definition"]
+    assert local.post(make_body()).status == 200
