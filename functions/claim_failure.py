@@ -5,10 +5,8 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from pynamodb.exceptions import UpdateError
-
 from callbacks import config, redrives, times
-from callbacks.tables import CallbackError, Status, bound, condition_failed
+from callbacks.tables import CallbackError, Status, bound, written
 from callbacks.transient import transient_errors_named
 
 # Longer than a delivery takes to be run again: whoever claimed it and died has given it back by then.
@@ -52,8 +50,8 @@ def _claim(row: CallbackError) -> bool:
     attempt = row.attempts + 1
     is_last = redrives.is_last(attempt)
     due = CallbackError.nextAttemptAt
-    try:
-        row.update(
+    return written(
+        lambda: row.update(
             actions=[
                 CallbackError.status.set(Status.GIVEN_UP if is_last else Status.REDRIVEN),
                 CallbackError.attempts.set(attempt),
@@ -61,11 +59,7 @@ def _claim(row: CallbackError) -> bool:
             ],
             condition=(CallbackError.attempts == row.attempts) & (CallbackError.status == row.status),
         )
-    except UpdateError as error:
-        if not condition_failed(error):
-            raise
-        return False
-    return True
+    )
 
 
 def _delivery(row: CallbackError) -> Any:

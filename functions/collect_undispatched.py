@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from pynamodb.exceptions import PutError
 from pynamodb.expressions.condition import Condition
 
 from callbacks import config, times
 from callbacks.selection import Selection
-from callbacks.tables import CallbackError, CallbackRecord, Status, bound, condition_failed
+from callbacks.tables import CallbackError, CallbackRecord, Status, bound, written
 from callbacks.telemetry import logger
 from callbacks.transient import transient_errors_named
 
@@ -98,10 +97,4 @@ def _open_failure(record: CallbackRecord, function_name: str) -> bool:
         attempts=0,
         nextAttemptAt=times.iso(times.now()),
     )
-    try:
-        item.save(condition=CallbackError.requestId.does_not_exist())
-    except PutError as error:
-        if not condition_failed(error):
-            raise
-        return False
-    return True
+    return written(lambda: item.save(condition=CallbackError.requestId.does_not_exist()))

@@ -3,9 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from pynamodb.exceptions import PutError
-
-from callbacks.tables import CallbackRecord, bound, condition_failed
+from callbacks.tables import CallbackRecord, bound, written
 from callbacks.telemetry import logger
 from callbacks.transient import transient_errors_named
 
@@ -28,7 +26,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         signature=event["signature"],
         undispatchedSince=callback["receivedAt"] if callback["success"] else None,
     )
-    is_new = _put(record)
+    with transient_errors_named():
+        is_new = written(lambda: record.save(condition=CallbackRecord.orderId.does_not_exist()))
     logger.info(
         "Callback recorded",
         orderId=record.orderId,
@@ -37,14 +36,3 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         isNew=is_new,
     )
     return {"deliveryId": record.deliveryId, "isNew": is_new}
-
-
-def _put(record: CallbackRecord) -> bool:
-    try:
-        with transient_errors_named():
-            record.save(condition=CallbackRecord.orderId.does_not_exist())
-    except PutError as error:
-        if not condition_failed(error):
-            raise
-        return False
-    return True

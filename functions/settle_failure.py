@@ -3,11 +3,9 @@
 import json
 from typing import Any
 
-from pynamodb.exceptions import UpdateError
-
 from callbacks import config, redrives, times
 from callbacks.failure import REFUSALS
-from callbacks.tables import CallbackError, Status, bound, condition_failed
+from callbacks.tables import CallbackError, Status, bound, written
 from callbacks.telemetry import logger
 from callbacks.transient import transient_errors_named
 
@@ -31,8 +29,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         status = _status(is_success=is_success, is_refused=is_refused, attempt=event["attempt"])
         will_retry = status == Status.OPEN and not is_refused
         due = CallbackError.nextAttemptAt
-        try:
-            row.update(
+        # Not where a later run has taken over; what it finds out is newer.
+        written(
+            lambda: row.update(
                 actions=[
                     CallbackError.status.set(status),
                     CallbackError.lastResult.set(result),
@@ -40,10 +39,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
                 ],
                 condition=CallbackError.attempts == event["attempt"],
             )
-        except UpdateError as error:
-            # A later run has taken over; what it finds out is newer.
-            if not condition_failed(error):
-                raise
+        )
     logger.info("Delivery run again", requestId=row.requestId, orderId=row.orderId, status=row.status)
     return {
         "requestId": row.requestId,

@@ -4,12 +4,11 @@ import json
 from datetime import datetime
 from typing import Any
 
-from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.update import Action
 
 from callbacks import config, redrives
 from callbacks.failure import Failure
-from callbacks.tables import CallbackError, Status, bound, condition_failed
+from callbacks.tables import CallbackError, Status, bound, written
 from callbacks.transient import transient_errors_named
 
 ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
@@ -25,14 +24,13 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     failure = Failure.from_event(event)
     item = ErrorLog(failure.request_id)
     with transient_errors_named():
-        try:
-            item.update(
+        is_opened = written(
+            lambda: item.update(
                 actions=[*_facts(failure), *_opening(failure)],
                 condition=CallbackError.status.does_not_exist() | (CallbackError.status == Status.RESOLVED),
             )
-        except UpdateError as error:
-            if not condition_failed(error):
-                raise
+        )
+        if not is_opened:
             item.update(actions=_facts(failure))
     return {"reported": True}
 

@@ -2,11 +2,9 @@
 
 import time
 
-from pynamodb.exceptions import UpdateError
-
 from callbacks import config
 from callbacks.failure import Failure
-from callbacks.tables import Alert, bound, condition_failed
+from callbacks.tables import Alert, bound, written
 from callbacks.telemetry import logger
 
 SECONDS_PER_MINUTE = 60
@@ -43,8 +41,8 @@ def close_window(failure: Failure, summed_up: int) -> None:
 
 def _claim(alert: Alert, execution_arn: str) -> int | None:
     now = int(time.time())
-    try:
-        alert.update(
+    is_open = written(
+        lambda: alert.update(
             actions=[
                 Alert.windowEndsAt.set(now + WINDOW_SECONDS),
                 Alert.openedBy.set(execution_arn),
@@ -54,12 +52,11 @@ def _claim(alert: Alert, execution_arn: str) -> int | None:
             ],
             condition=Alert.kind.does_not_exist() | (Alert.windowEndsAt <= now) | (Alert.openedBy == execution_arn),
         )
-    except UpdateError as error:
-        if not condition_failed(error):
-            raise
-        alert.update(actions=[Alert.suppressed.add(1)])
-        return None
-    return int(alert.summedUp)
+    )
+    if is_open:
+        return int(alert.summedUp)
+    alert.update(actions=[Alert.suppressed.add(1)])
+    return None
 
 
 def _alert_of(failure: Failure) -> Alert:

@@ -1,5 +1,6 @@
 """The DynamoDB tables as PynamoDB models; their keys are those of template.yaml."""
 
+from collections.abc import Callable
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
@@ -8,7 +9,7 @@ from typing import cast
 
 from pynamodb.attributes import Attribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.constants import NUMBER
-from pynamodb.exceptions import PynamoDBException
+from pynamodb.exceptions import PutError, UpdateError
 from pynamodb.indexes import AllProjection, GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 
@@ -162,11 +163,17 @@ class Alert(Model):
     expiration = NumberAttribute()
 
 
-def condition_failed(error: PynamoDBException) -> bool:
-    """Tell whether a write was refused by its own condition, rather than by DynamoDB."""
-    # An error of the connection has a response, too: None.
-    response = getattr(error.cause, "response", None) or {}
-    return bool(response.get("Error", {}).get("Code") == "ConditionalCheckFailedException")
+def written(write: Callable[[], object]) -> bool:
+    """Make a write that has a condition; return False where that was not met."""
+    try:
+        write()
+    except (PutError, UpdateError) as error:
+        # An error of the connection has a response, too: None.
+        response = getattr(error.cause, "response", None) or {}
+        if response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
+            raise
+        return False
+    return True
 
 
 @cache

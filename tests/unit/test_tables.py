@@ -1,16 +1,18 @@
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError
 from hypothesis import given
 from hypothesis import strategies as st
 from pynamodb.constants import NUMBER
-from pynamodb.exceptions import UpdateError
+from pynamodb.exceptions import PutError, PynamoDBException, UpdateError
 from pynamodb.indexes import GlobalSecondaryIndex
 from pynamodb.models import Model
 
-from callbacks.tables import Alert, CallbackError, CallbackRecord, DecimalAttribute, bound, condition_failed
+from callbacks.tables import Alert, CallbackError, CallbackRecord, DecimalAttribute, bound, written
 
 MODELS: list[tuple[type[Model], str, set[str]]] = [
     (CallbackRecord, "WalletCallbackRecordTable", {"undispatchedSince"}),
@@ -62,13 +64,19 @@ def test_the_indexes_are_the_templates(template: dict[str, Any], model: type[Mod
     }
 
 
-def test_only_a_write_that_its_own_condition_refused_has_a_failed_condition() -> None:
-    refused, denied = (
-        UpdateError("no", ClientError({"Error": {"Code": code, "Message": "no"}}, "UpdateItem"))
-        for code in ("ConditionalCheckFailedException", "AccessDeniedException")
-    )
-    assert condition_failed(refused)
-    assert not condition_failed(denied)
+@pytest.mark.parametrize("kind", [PutError, UpdateError])
+def test_a_write_is_not_done_where_its_own_condition_refused_it(kind: type[PynamoDBException]) -> None:
+    def refuse_with(cause: Exception) -> Callable[[], object]:
+        return Mock(side_effect=kind("no", cause))
+
+    def answer(code: str) -> ClientError:
+        return ClientError({"Error": {"Code": code, "Message": "no"}}, "UpdateItem")
+
+    assert written(lambda: None)
+    assert not written(refuse_with(answer("ConditionalCheckFailedException")))
+    for cause in (answer("AccessDeniedException"), ReadTimeoutError(endpoint_url="https://example.com")):
+        with pytest.raises(kind):
+            written(refuse_with(cause))
 
 
 def test_a_model_is_bound_to_the_table_of_the_given_name_with_timeouts_and_one_retry() -> None:
