@@ -6,11 +6,9 @@ from typing import Any
 
 import boto3
 import pytest
-from boto3.dynamodb.types import TypeSerializer
-from pynamodb.exceptions import GetError, PutError, PynamoDBException, QueryError, UpdateError
 
 from callbacks import times
-from callbacks.errors import ConfigurationError, InvalidSelection, ServiceUnavailable
+from callbacks.errors import InvalidSelection
 from callbacks.tables import CallbackRecord, bound
 from tests.sources import table
 
@@ -367,62 +365,3 @@ def test_a_selection_that_is_misspelt_moves_nothing(
 def test_an_input_that_is_no_selection_moves_nothing(task: ModuleType, selection: Any) -> None:
     with pytest.raises(InvalidSelection):
         task.handler({**event(), "selection": selection}, None)
-
-
-ITEM = {name: TypeSerializer().serialize(value) for name, value in RECORD.items()}
-# DynamoDB's answers to what is called one after the other, and the error of PynamoDB's for each.
-ANSWERS = [{"Items": [ITEM], "Count": 1, "ScannedCount": 1}, {"Item": ITEM}, {}, {"Attributes": ITEM}]
-CALLS = {"Query": QueryError, "GetItem": GetError, "PutItem": PutError, "UpdateItem": UpdateError}
-
-
-@pytest.mark.parametrize(
-    ("code", "status", "attempts", "raised"),
-    [
-        ("ProvisionedThroughputExceededException", 400, 2, ServiceUnavailable),
-        ("ThrottlingException", 400, 2, ServiceUnavailable),
-        ("InternalServerError", 500, 2, ServiceUnavailable),
-        ("AccessDeniedException", 400, 1, PynamoDBException),
-        ("ResourceNotFoundException", 400, 1, PynamoDBException),
-    ],
-)
-@pytest.mark.parametrize("call", CALLS)
-def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
-    load: Callable[..., ModuleType],
-    service: Any,
-    pauses: list[float],
-    call: str,
-    code: str,
-    status: int,
-    attempts: int,
-    raised: type[Exception],
-) -> None:
-    task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
-    before = list(CALLS).index(call)
-    service.first += [(200, json.dumps(answer).encode(), {}) for answer in ANSWERS[:before]]
-    service.refuses(code, status)
-    with pytest.raises(raised, match=code) as error:
-        task.handler(event(), None)
-    if raised is PynamoDBException:
-        assert type(error.value) is CALLS[call]
-    operations = [request.headers["X-Amz-Target"].rpartition(".")[2] for request in service.requests]
-    assert operations == list(CALLS)[:before] + [call] * attempts
-    assert len(pauses) == attempts - 1
-
-
-def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, pauses: list[float], within: Any
-) -> None:
-    task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
-    service.hangs()
-    with within(4), pytest.raises(ServiceUnavailable):
-        task.handler(event(), None)
-    assert len(service.requests) == 2
-    assert len(pauses) == 1
-
-
-@pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "DISPATCH_AGE_MINUTES"])
-def test_a_function_deployed_without_its_settings_fails_at_its_start(
-    load: Callable[..., ModuleType], variable: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=variable):
-        load("collect_undispatched", **{variable: ""})

@@ -1,9 +1,11 @@
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
 from callbacks import config
 from callbacks.errors import ConfigurationError
+from tests.sources import FUNCTIONS
 
 
 @pytest.mark.parametrize("read", [config.required, config.optional])
@@ -33,6 +35,23 @@ def test_an_optional_setting_that_is_missing_or_empty_is_none(
     if value is not None:
         monkeypatch.setenv("SETTING", value)
     assert config.optional("SETTING") is None
+
+
+# Sentry is off without its DSN.
+REQUIRED = [
+    (properties["Handler"].removesuffix(".handler"), variable)
+    for properties in FUNCTIONS.values()
+    for variable in properties.get("Environment", {}).get("Variables", {})
+    if variable != "SENTRY_DSN"
+]
+
+
+@pytest.mark.parametrize(("task", "variable"), REQUIRED)
+def test_a_function_deployed_without_one_of_its_settings_fails_at_its_start(
+    load: Callable[..., ModuleType], task: str, variable: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load(task, **{variable: ""})
 
 
 def test_a_setting_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from pynamodb.exceptions import GetError, QueryError
 
 from callbacks import times
-from callbacks.errors import ConfigurationError, InvalidSelection, ServiceUnavailable
+from callbacks.errors import InvalidSelection, ServiceUnavailable
 
 Failed = Callable[..., dict[str, Any]]
 
@@ -222,40 +221,6 @@ def test_an_input_that_is_no_selection_finds_nothing(task: ModuleType, selection
         task.handler({**event(), "selection": selection}, None)
 
 
-@pytest.mark.parametrize(
-    ("code", "status", "attempts", "is_passing"),
-    [
-        ("ProvisionedThroughputExceededException", 400, 2, True),
-        ("ThrottlingException", 400, 2, True),
-        ("InternalServerError", 500, 2, True),
-        ("AccessDeniedException", 400, 1, False),
-        ("ResourceNotFoundException", 400, 1, False),
-    ],
-)
-@pytest.mark.parametrize(
-    ("selection", "own"),
-    [({}, QueryError), ({"requestId": "1"}, GetError), (ORDER, QueryError), (SINCE, QueryError)],
-    ids=["due", "request", "order", "since"],
-)
-def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
-    load: Callable[..., ModuleType],
-    service: Any,
-    pauses: list[float],
-    selection: dict[str, Any],
-    own: type[Exception],
-    code: str,
-    status: int,
-    attempts: int,
-    is_passing: bool,
-) -> None:
-    task = load("find_failures", AWS_ENDPOINT_URL=service.url)
-    service.refuses(code, status)
-    with pytest.raises(ServiceUnavailable if is_passing else own, match=code):
-        task.handler(event(**selection), None)
-    assert len(service.requests) == attempts
-    assert len(pauses) == attempts - 1
-
-
 def test_an_error_on_a_later_page_is_no_end_of_the_list(
     load: Callable[..., ModuleType], service: Any, pauses: list[float]
 ) -> None:
@@ -267,19 +232,3 @@ def test_an_error_on_a_later_page_is_no_end_of_the_list(
         task.handler(event(**SINCE), None)
     assert len(service.requests) == 3
     assert len(pauses) == 1
-
-
-def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, pauses: list[float], within: Any
-) -> None:
-    task = load("find_failures", AWS_ENDPOINT_URL=service.url)
-    service.hangs()
-    with within(4), pytest.raises(ServiceUnavailable):
-        task.handler(event(), None)
-    assert len(service.requests) == 2
-    assert len(pauses) == 1
-
-
-def test_a_function_deployed_without_its_table_fails_at_its_start(load: Callable[..., ModuleType]) -> None:
-    with pytest.raises(ConfigurationError, match="ERROR_LOG_TABLE"):
-        load("find_failures", ERROR_LOG_TABLE="")

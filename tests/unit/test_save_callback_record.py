@@ -7,9 +7,7 @@ from typing import Any
 import boto3
 import pytest
 from boto3.dynamodb.conditions import Key
-from pynamodb.exceptions import PutError
 
-from callbacks.errors import ServiceUnavailable
 from tests.sources import table as table_of
 
 CHANNEL = "BankApp"
@@ -185,32 +183,6 @@ def test_each_channel_has_a_table_of_its_own(
     assert [item["channel"]["S"] for item in items("another-channel")] == ["Another"]
 
 
-@pytest.mark.parametrize(
-    ("code", "status"),
-    [
-        ("ProvisionedThroughputExceededException", 400),
-        ("ThrottlingException", 400),
-        ("RequestLimitExceeded", 400),
-        ("InternalServerError", 500),
-        ("ServiceUnavailable", 503),
-    ],
-)
-def test_an_error_of_dynamodb_that_passes_is_tried_again_once_and_then_service_unavailable(
-    load: Callable[..., ModuleType],
-    service: Any,
-    callback: dict[str, Any],
-    pauses: list[float],
-    code: str,
-    status: int,
-) -> None:
-    task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
-    service.refuses(code, status)
-    with pytest.raises(ServiceUnavailable):
-        task.handler(event("table", callback), None)
-    assert len(service.requests) == 2
-    assert len(pauses) == 1
-
-
 @pytest.mark.parametrize(("code", "status"), [("ThrottlingException", 400), ("InternalServerError", 500)])
 def test_a_single_refusal_of_dynamodb_is_not_noticed(
     load: Callable[..., ModuleType],
@@ -235,40 +207,6 @@ def test_a_record_that_was_written_though_dynamodb_failed_is_found_by_the_second
     service.refuses_once("InternalServerError", 500)
     service.refuses("ConditionalCheckFailedException", 400)
     assert task.handler(event("table", callback), None) == {"deliveryId": callback["deliveryId"], "isNew": False}
-    assert len(pauses) == 1
-
-
-@pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
-def test_an_error_of_dynamodb_that_stays_keeps_its_own_name(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], code: str
-) -> None:
-    task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
-    service.refuses(code, 400)
-    with pytest.raises(PutError, match=code):
-        task.handler(event("table", callback), None)
-    assert len(service.requests) == 1
-
-
-def test_a_dynamodb_that_does_not_answer_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], pauses: list[float], within: Any
-) -> None:
-    task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
-    # The first request makes the client, which takes as long as the machine is busy.
-    service.answers(200, b"{}")
-    task.handler(event("table", callback), None)
-    service.hangs()
-    with within(1.8), pytest.raises(ServiceUnavailable):
-        task.handler(event("table", callback), None)
-    assert len(service.requests) == 3
-    assert len(pauses) == 1
-
-
-def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, callback: dict[str, Any], pauses: list[float], within: Any
-) -> None:
-    task = load("save_callback_record", AWS_ENDPOINT_URL=deaf)
-    with within(1.8), pytest.raises(ServiceUnavailable):
-        task.handler(event("table", callback), None)
     assert len(pauses) == 1
 
 

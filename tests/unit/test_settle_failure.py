@@ -5,23 +5,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from pynamodb.exceptions import DoesNotExist, GetError, PynamoDBException, UpdateError
+from pynamodb.exceptions import DoesNotExist
 
 from callbacks import times
-from callbacks.errors import ConfigurationError, ServiceUnavailable
 
 Failed = Callable[..., dict[str, Any]]
-
-FOUND = json.dumps(
-    {
-        "Item": {
-            "requestId": {"S": "8f7e6d5c"},
-            "status": {"S": "redriven"},
-            "attempts": {"N": "1"},
-            "error": {"S": "ServiceUnavailable"},
-        }
-    }
-).encode()
 
 
 @pytest.fixture
@@ -247,54 +235,3 @@ def test_a_failure_that_is_not_there_is_an_error(task: ModuleType, error_log: An
     with pytest.raises(DoesNotExist):
         task.handler(event(DONE), None)
     assert error_log.scan()["Items"] == []
-
-
-@pytest.mark.parametrize(
-    ("code", "status", "attempts", "raised"),
-    [
-        ("ProvisionedThroughputExceededException", 400, 2, ServiceUnavailable),
-        ("ThrottlingException", 400, 2, ServiceUnavailable),
-        ("InternalServerError", 500, 2, ServiceUnavailable),
-        ("AccessDeniedException", 400, 1, PynamoDBException),
-        ("ResourceNotFoundException", 400, 1, PynamoDBException),
-    ],
-)
-@pytest.mark.parametrize("answers", [[], [FOUND]], ids=["GetItem", "UpdateItem"])
-def test_an_error_of_dynamodb_is_service_unavailable_where_it_passes_and_else_keeps_its_own_name(
-    load: Callable[..., ModuleType],
-    service: Any,
-    pauses: list[float],
-    answers: list[bytes],
-    code: str,
-    status: int,
-    attempts: int,
-    raised: type[Exception],
-    log: Callable[[], list[dict[str, Any]]],
-) -> None:
-    task = load("settle_failure", AWS_ENDPOINT_URL=service.url)
-    service.first += [(200, body, {}) for body in answers]
-    service.refuses(code, status)
-    with pytest.raises(raised, match=code) as error:
-        task.handler(event(DONE), None)
-    if raised is PynamoDBException:
-        assert type(error.value) is (UpdateError if answers else GetError)
-    assert len(service.requests) == len(answers) + attempts
-    assert len(pauses) == attempts - 1
-    assert log() == []
-
-
-def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, pauses: list[float], within: Any
-) -> None:
-    task = load("settle_failure", AWS_ENDPOINT_URL=deaf)
-    with within(4), pytest.raises(ServiceUnavailable):
-        task.handler(event(DONE), None)
-    assert len(pauses) == 1
-
-
-@pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])
-def test_a_function_deployed_without_its_settings_fails_at_its_start(
-    load: Callable[..., ModuleType], variable: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=variable):
-        load("settle_failure", **{variable: ""})

@@ -7,9 +7,6 @@ from typing import Any
 import boto3
 import pytest
 from boto3.dynamodb.conditions import Key
-from pynamodb.exceptions import UpdateError
-
-from callbacks.errors import ConfigurationError, ServiceUnavailable
 
 EVENTS = Path(__file__).parents[2] / "events"
 
@@ -236,76 +233,3 @@ def test_an_error_without_a_cause_is_kept(
         {"S": "States.Timeout"},
         {"S": ""},
     )
-
-
-@pytest.mark.parametrize(
-    ("code", "status"), [("ProvisionedThroughputExceededException", 400), ("InternalServerError", 500)]
-)
-def test_an_error_of_dynamodb_that_passes_is_tried_again_once_and_then_service_unavailable(
-    load: Callable[..., ModuleType],
-    service: Any,
-    failure: dict[str, Any],
-    pauses: list[float],
-    code: str,
-    status: int,
-) -> None:
-    task = load("write_error_log", AWS_ENDPOINT_URL=service.url)
-    service.refuses(code, status)
-    with pytest.raises(ServiceUnavailable):
-        task.handler(failure, None)
-    assert len(service.requests) == 2
-    assert len(pauses) == 1
-
-
-def test_an_error_of_dynamodb_that_stays_keeps_its_own_name(
-    load: Callable[..., ModuleType], service: Any, failure: dict[str, Any]
-) -> None:
-    task = load("write_error_log", AWS_ENDPOINT_URL=service.url)
-    service.refuses("AccessDeniedException", 400)
-    with pytest.raises(UpdateError, match="AccessDeniedException"):
-        task.handler(failure, None)
-    assert len(service.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("code", "status", "attempts", "raised"),
-    [
-        ("ThrottlingException", 400, 2, ServiceUnavailable),
-        ("InternalServerError", 500, 2, ServiceUnavailable),
-        ("AccessDeniedException", 400, 1, UpdateError),
-    ],
-)
-def test_an_error_of_the_write_to_an_item_that_is_there_is_no_success(
-    load: Callable[..., ModuleType],
-    service: Any,
-    failure: dict[str, Any],
-    pauses: list[float],
-    code: str,
-    status: int,
-    attempts: int,
-    raised: type[Exception],
-) -> None:
-    task = load("write_error_log", AWS_ENDPOINT_URL=service.url)
-    service.refuses_once("ConditionalCheckFailedException", 400)
-    service.refuses(code, status)
-    with pytest.raises(raised, match=code):
-        task.handler(failure, None)
-    assert len(service.requests) == 1 + attempts
-    assert len(pauses) == attempts - 1
-
-
-def test_a_dynamodb_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, failure: dict[str, Any], pauses: list[float], within: Any
-) -> None:
-    task = load("write_error_log", AWS_ENDPOINT_URL=deaf)
-    with within(1.8), pytest.raises(ServiceUnavailable):
-        task.handler(failure, None)
-    assert len(pauses) == 1
-
-
-@pytest.mark.parametrize("variable", ["ERROR_LOG_TABLE", "REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])
-def test_a_function_deployed_without_its_settings_fails_at_its_start(
-    load: Callable[..., ModuleType], variable: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=variable):
-        load("write_error_log", **{variable: ""})
