@@ -212,6 +212,14 @@ def assert_is_duplicate(workflow: Workflow) -> None:
     assert (status, answer["duplicate"], len(workflow.processed)) == (200, True, calls)
 
 
+def assert_heals(workflow: Workflow, delivered: Execution, cell: str) -> None:
+    """The delivery was answered and, once all works again, handed on as the table's cell says."""
+    heal(workflow)
+    assert shown(delivered, workflow) == cell
+    assert_all_is_well(workflow)
+    assert_is_duplicate(workflow)
+
+
 @each_cell("delivery")
 def test_a_delivery_on_which_a_call_fails_is_dispatched(workflow: Workflow, call: Call, fault: str, cell: str) -> None:
     break_call(workflow, call, fault)
@@ -220,10 +228,7 @@ def test_a_delivery_on_which_a_call_fails_is_dispatched(workflow: Workflow, call
     assert call.said in workflow.wire.met
     assert delivered.status == ("ABORTED" if (call, fault) == (CONFIRM, "killed") else "SUCCEEDED")
     assert workflow.records or workflow.errors
-    heal(workflow)
-    assert shown(delivered, workflow) == cell
-    assert_all_is_well(workflow)
-    assert_is_duplicate(workflow)
+    assert_heals(workflow, delivered, cell)
 
 
 @each_cell("delivery, checked")
@@ -258,10 +263,7 @@ def test_a_failure_whose_report_fails_is_healed(workflow: Workflow, call: Call, 
     assert call.said in workflow.wire.met or call == REPORT
     assert delivered.attempts[call.state]
     assert workflow.records
-    heal(workflow)
-    assert shown(delivered, workflow) == cell
-    assert_all_is_well(workflow)
-    assert_is_duplicate(workflow)
+    assert_heals(workflow, delivered, cell)
 
 
 @each_cell("healing, lost")
@@ -272,10 +274,7 @@ def test_a_lost_execution_is_healed_though_a_call_fails(workflow: Workflow, call
     workflow.heal()
 
     assert call.said in workflow.wire.met
-    heal(workflow)
-    assert shown(delivered, workflow) == cell
-    assert_all_is_well(workflow)
-    assert_is_duplicate(workflow)
+    assert_heals(workflow, delivered, cell)
 
 
 @each_cell("healing, failed")
@@ -288,10 +287,7 @@ def test_a_failure_is_healed_though_a_call_fails(workflow: Workflow, call: Call,
     workflow.heal()
 
     assert call.said in workflow.wire.met
-    heal(workflow)
-    assert shown(delivered, workflow) == cell
-    assert_all_is_well(workflow)
-    assert_is_duplicate(workflow)
+    assert_heals(workflow, delivered, cell)
 
 
 @each_cell("run again")
@@ -305,10 +301,7 @@ def test_a_delivery_that_is_run_again_and_on_which_a_call_fails_is_dispatched(
     workflow.heal()
 
     assert call.said in workflow.wire.met
-    heal(workflow)
-    assert shown(delivered, workflow) == cell
-    assert_all_is_well(workflow)
-    assert_is_duplicate(workflow)
+    assert_heals(workflow, delivered, cell)
 
 
 @pytest.mark.parametrize("state", LOST_AFTER)
