@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from samcli.yamlhelper import yaml_parse
-from standardwebhooks.webhooks import Webhook
 
 from local.server import Server, sentry_dsn, serving
 from local.stack import ROOT, STACK_NAME, Stack, free_ports
+from tests.signing import signature_headers
 
 # Every failure is mailed, and healing starts as soon as it can on AWS.
 PARAMETERS = {"AlertWindowMinutes": "0", "HealingMinutes": "1", "DispatchAgeMinutes": "1", "RedriveDelayMinutes": "0"}
@@ -158,13 +158,8 @@ def signed(
     body: str, key: str = BANK_KEY, message_id: str = "msg_1", signed_at: datetime | None = None
 ) -> dict[str, str]:
     """Return the headers of a callback that the holder of a key signs, as a rule the bank, and now."""
-    moment = signed_at or datetime.now(UTC)
-    return {
-        "Content-Type": "application/json",
-        "webhook-id": message_id,
-        "webhook-timestamp": str(int(moment.timestamp())),
-        "webhook-signature": Webhook(key).sign(message_id, moment, body),
-    }
+    signature = signature_headers(body, key, signed_at or datetime.now(UTC), message_id)
+    return {"Content-Type": "application/json", **signature}
 
 
 @contextmanager

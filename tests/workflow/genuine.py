@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import boto3
-from standardwebhooks.webhooks import Webhook
 
 from tests.outcomes import body_of
+from tests.signing import signature_headers
 from tests.workflow.account import Workflow, client
 
 KEY = "whsec_" + base64.b64encode(b"the bank's own key").decode()
@@ -22,11 +22,7 @@ def delivery(key: str | None = KEY, signed_at: datetime = RECEIVED_AT, name: str
     body = body_of(name)
     headers = {"content-type": "application/json", "user-agent": "BankGateway/2.1"}
     if key:
-        headers |= {
-            "webhook-id": "msg_1",
-            "webhook-timestamp": str(int(signed_at.timestamp())),
-            "webhook-signature": Webhook(key).sign("msg_1", signed_at, body),
-        }
+        headers |= signature_headers(body, key, signed_at)
     received_at = int(RECEIVED_AT.timestamp() * 1000)
     return {"body": body, "requestId": "8f7e6d5c", "receivedAt": received_at, "headers": headers}
 

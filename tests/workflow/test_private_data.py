@@ -10,8 +10,8 @@ from typing import Any
 
 import boto3
 import pytest
-from standardwebhooks.webhooks import Webhook
 
+from tests.signing import signature_headers
 from tests.sources import CHECKS
 from tests.workflow.account import INVOKE, SAVE_ERROR, SAVE_RECORD, SEND_MAIL, Workflow, client
 
@@ -33,12 +33,7 @@ def delivery(**fields: Any) -> dict[str, Any]:
         "requestId": "8f7e6d5c",
         "receivedAt": int(NOW.timestamp() * 1000),
         "sourceIp": "203.0.113.7",
-        "headers": {
-            "user-agent": AGENT,
-            "webhook-id": "msg_1",
-            "webhook-timestamp": str(int(NOW.timestamp())),
-            "webhook-signature": Webhook(KEY).sign("msg_1", NOW, text),
-        },
+        "headers": {"user-agent": AGENT, **signature_headers(text, KEY, NOW)},
     }
 
 
