@@ -19,45 +19,47 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Mark the failure as being run again, and return what its delivery is to be run with.
 
     Takes `requestId` and `isManual`: a person may also claim what is not due, or was given up.
-    Returns `isClaimed`, `status` and, where it is claimed, `attempt` (1 is the first), `input` (the callback workflow's
-    input, as text) and `executionName`. Raises ServiceUnavailable.
+    Returns `isClaimed`, `status` and, where it is claimed, `attempt` (1 is the first), `isExhausted` (that attempt was
+    the last and has not said what came of it: it is not made again), `input` (the callback workflow's input, as text)
+    and `executionName`. Raises ServiceUnavailable.
     """
+    is_manual = event["isManual"]
     with transient_errors_named():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
-        now = times.iso(times.now())
-        if not _is_claimable(row, now, is_manual=event["isManual"]) or not _claim(row):
+        is_exhausted = redrives.is_last(row.attempts) and not is_manual
+        delivery = _delivery(row)
+        is_claimable = _is_claimable(row, is_manual=is_manual) and not redrives.is_too_large(delivery)
+        if not is_claimable or not _claim(row, row.attempts if is_exhausted else row.attempts + 1):
             return {"isClaimed": False, "status": row.status}
     return {
         "isClaimed": True,
         "status": row.status,
         "attempt": row.attempts,
-        "input": json.dumps(_delivery(row)),
+        "isExhausted": is_exhausted,
+        "input": json.dumps(delivery),
         # Found by a search for the request id, as the first execution is.
         "executionName": f"{re.sub('[^A-Za-z0-9_-]', '-', row.requestId)[:60]}-redrive-{row.attempts}",
     }
 
 
-def _is_claimable(row: CallbackError, now: str, *, is_manual: bool) -> bool:
-    is_due = row.nextAttemptAt is not None and row.nextAttemptAt <= now
+def _is_claimable(row: CallbackError, *, is_manual: bool) -> bool:
+    is_due = row.nextAttemptAt is not None and row.nextAttemptAt <= times.iso(times.now())
     return is_due or (is_manual and row.status in {Status.OPEN, Status.GIVEN_UP})
 
 
-def _claim(row: CallbackError) -> bool:
-    """Count the attempt; return False where another run was faster.
-
-    The last attempt is given up in advance, so that one which dies on the way is not made for ever.
-    """
-    attempt = row.attempts + 1
-    is_last = redrives.is_last(attempt)
+def _claim(row: CallbackError, attempt: float) -> bool:
+    """Take the failure for the time of the lease; return False where another run was faster."""
     due = CallbackError.nextAttemptAt
     return written(
         lambda: row.update(
             actions=[
-                CallbackError.status.set(Status.GIVEN_UP if is_last else Status.REDRIVEN),
+                CallbackError.status.set(Status.REDRIVEN),
                 CallbackError.attempts.set(attempt),
-                due.remove() if is_last else due.set(times.iso(times.now() + LEASE)),
+                due.set(times.iso(times.now() + LEASE)),
             ],
-            condition=(CallbackError.attempts == row.attempts) & (CallbackError.status == row.status),
+            condition=(CallbackError.attempts == row.attempts)
+            & (CallbackError.status == row.status)
+            & (due == row.nextAttemptAt if row.nextAttemptAt else due.does_not_exist()),
         )
     )
 

@@ -11,6 +11,9 @@ from callbacks.transient import transient_errors_named
 
 ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
 
+# A page of failures takes at most some 4,500 of the 25,000 events that an execution's history holds.
+MAX_PAGES = 5
+
 # Whoever asks by hand means all that are not done, whatever is planned for them.
 UNRESOLVED = CallbackError.status != Status.RESOLVED
 
@@ -18,19 +21,29 @@ UNRESOLVED = CallbackError.status != Status.RESOLVED
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Return the failures that the selection names, the oldest first.
 
-    Takes `channel`, `functionName`, `selection` (the healing workflow's input) and `collected` (what
-    CollectUndispatched returned).
-    Returns `failures`, each with what the index has of it and always `requestId`; `isManual`; and `next`, where the
-    next page starts, or None. Raises InvalidSelection and ServiceUnavailable.
+    Takes `channel`, `functionName`, `selection` (the healing workflow's input), `collected` (what CollectUndispatched
+    returned) and `page` (how many pages this run has had).
+    Returns `failures`, each with what the index has of it and always `requestId`; `isManual`; `next`, where the next
+    page starts, or None; `page`, and `hasMore`: whether this run goes on with another page by itself.
+    Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
+    page = event["page"] + 1
     with transient_errors_named():
         rows, following = _rows(event, selection)
     found = {row.requestId: _shown(row) for row in rows}
-    # An index lags behind its table.
-    for collected in event["collected"]:
-        found.setdefault(collected["requestId"], collected)
-    return {"failures": list(found.values()), "isManual": selection.is_manual, "next": following}
+    if page == 1:
+        # An index lags behind its table.
+        for collected in event["collected"]:
+            found.setdefault(collected["requestId"], collected)
+    return {
+        "failures": list(found.values()),
+        "isManual": selection.is_manual,
+        "next": following,
+        "page": page,
+        # A person goes on from `next`. What was run is not due any more, so a run on schedule starts anew.
+        "hasMore": not selection.is_manual and following is not None and page < MAX_PAGES,
+    }
 
 
 def _rows(event: dict[str, Any], selection: Selection) -> tuple[list[CallbackError], Any]:

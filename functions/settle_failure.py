@@ -1,7 +1,7 @@
 """SettleFailure: notes on a failure what came of running its delivery again, and whether it will be run once more."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from callbacks import config, redrives, times
 from callbacks.failure import REFUSALS
@@ -14,19 +14,27 @@ SUCCEEDED = "SUCCEEDED"
 ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
 
 
+class Result(NamedTuple):
+    """What came of an execution: its HTTP status (None without an answer), and whether nothing is left to do."""
+
+    status_code: int | None
+    is_done: bool
+    text: str
+
+
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Write the result, and either when the next attempt is due or that there is none.
 
-    Takes `requestId`, `attempt` and `run`: `status` (the execution's, or why there is none) and `output` (its output as
-    text, None or empty where it has none).
+    Takes `requestId`, `attempt` and `run`: `Status` (the execution's, or why there is none) and, where it has one, its
+    `Output` as text.
     Returns `requestId`, `orderId`, `status`, `attempts` and `lastResult`. Raises ServiceUnavailable.
     """
-    is_success, result = _read(event["run"])
+    result = _read(event["run"])
     with transient_errors_named():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
-        # An execution that did not get to its end has not said what is wrong.
-        is_refused = event["run"]["status"] == SUCCEEDED and row.error in REFUSALS
-        status = _status(is_success=is_success, is_refused=is_refused, attempt=event["attempt"])
+        # What came to no answer, or was handed on, was not refused this time.
+        is_refused = result.status_code not in {None, 200} and row.error in REFUSALS
+        status = _status(is_success=result.is_done, is_refused=is_refused, attempt=event["attempt"])
         will_retry = status == Status.OPEN and not is_refused
         due = CallbackError.nextAttemptAt
         # Not where a later run has taken over; what it finds out is newer.
@@ -34,7 +42,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             lambda: row.update(
                 actions=[
                     CallbackError.status.set(status),
-                    CallbackError.lastResult.set(result),
+                    CallbackError.lastResult.set(result.text),
                     due.set(redrives.due_after(event["attempt"], times.now())) if will_retry else due.remove(),
                 ],
                 condition=CallbackError.attempts == event["attempt"],
@@ -50,13 +58,13 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     }
 
 
-def _read(run: dict[str, Any]) -> tuple[bool, str]:
-    """Return whether the execution processed the delivery, and what it answered."""
-    if run["status"] != SUCCEEDED or not run["output"]:
-        return False, run["status"]
-    answer = json.loads(run["output"])
+def _read(run: dict[str, Any]) -> Result:
+    if run["Status"] != SUCCEEDED or not run.get("Output"):
+        return Result(None, is_done=False, text=run["Status"])
+    answer = json.loads(run["Output"])
     body = json.loads(answer["body"])
-    return answer["isDone"], f"{answer['statusCode']} {body.get('error', body['message'])}"
+    text = f"{answer['statusCode']} {body.get('error', body['message'])}"
+    return Result(answer["statusCode"], answer["isDone"], text)
 
 
 def _status(*, is_success: bool, is_refused: bool, attempt: int) -> Status:

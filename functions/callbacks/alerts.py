@@ -22,7 +22,7 @@ def open_window(failure: Failure) -> int | None:
     failure that opened the window is let through again. Where the count cannot be kept, nothing is held back: 0.
     """
     try:
-        return _claim(_alert_of(failure), failure.execution_arn)
+        return _claim(_alert_of(failure), _opener(failure))
     except Exception as error:  # noqa: BLE001 - a broken guard must not silence anyone
         logger.warning("Alerts cannot be counted, the mail goes out", kind=failure.kind, error=type(error).__name__)
         return 0
@@ -33,30 +33,35 @@ def close_window(failure: Failure, summed_up: int) -> None:
     try:
         _alert_of(failure).update(
             actions=[Alert.windowEndsAt.set(0), Alert.suppressed.set(Alert.suppressed + summed_up)],
-            condition=Alert.openedBy == failure.execution_arn,
+            condition=Alert.openedBy == _opener(failure),
         )
     except Exception as error:  # noqa: BLE001 - what matters is the mail's own error
         logger.warning("The window stays open", kind=failure.kind, error=type(error).__name__)
 
 
-def _claim(alert: Alert, execution_arn: str) -> int | None:
+def _claim(alert: Alert, opener: str) -> int | None:
     now = int(time.time())
     is_open = written(
         lambda: alert.update(
             actions=[
                 Alert.windowEndsAt.set(now + WINDOW_SECONDS),
-                Alert.openedBy.set(execution_arn),
+                Alert.openedBy.set(opener),
                 Alert.summedUp.set(Alert.suppressed | 0),
                 Alert.suppressed.set(0),
                 Alert.expiration.set(now + WINDOW_SECONDS + SECONDS_TO_KEEP),
             ],
-            condition=Alert.kind.does_not_exist() | (Alert.windowEndsAt <= now) | (Alert.openedBy == execution_arn),
+            condition=Alert.kind.does_not_exist() | (Alert.windowEndsAt <= now) | (Alert.openedBy == opener),
         )
     )
     if is_open:
         return int(alert.summedUp)
     alert.update(actions=[Alert.suppressed.add(1)])
     return None
+
+
+def _opener(failure: Failure) -> str:
+    """Return what tells a failure from others: a healing execution may have many."""
+    return f"{failure.execution_arn}#{failure.request_id}"
 
 
 def _alert_of(failure: Failure) -> Alert:

@@ -48,6 +48,13 @@ def test_the_first_failure_of_a_kind_opens_a_window(alerts: ModuleType, table: A
     assert earliest <= item["windowEndsAt"] <= time.time() + 15 * MINUTE
 
 
+def test_failures_of_one_execution_are_told_apart(alerts: ModuleType, first: Failure) -> None:
+    another = replace(first, request_id="another")
+    assert (alerts.open_window(first), alerts.open_window(another)) == (0, None)
+    # A second attempt of the one that opened the window.
+    assert alerts.open_window(first) is not None
+
+
 def test_what_follows_in_the_window_is_counted_and_summed_up_after_it(
     alerts: ModuleType, table: Any, first: Failure, second: Failure
 ) -> None:

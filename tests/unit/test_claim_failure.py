@@ -41,6 +41,7 @@ def test_a_failure_that_is_due_is_claimed_and_comes_with_what_its_delivery_is_ru
         "isClaimed": True,
         "status": "redriven",
         "attempt": 1,
+        "isExhausted": False,
         "executionName": "8f7e6d5c-redrive-1",
     }
     assert delivery == {
@@ -124,19 +125,48 @@ def test_a_failure_that_is_resolved_at_the_very_moment_is_not_claimed(
     assert only(error_log)["status"] == "resolved"
 
 
-@pytest.mark.parametrize(
-    ("attempts", "event", "status"),
-    [(6, SCHEDULED, "redriven"), (7, SCHEDULED, "given up"), (7, MANUAL, "given up"), (8, MANUAL, "given up")],
-)
-def test_the_last_attempt_is_given_up_in_advance(
-    task: ModuleType, error_log: Any, failed: Failed, attempts: int, event: dict[str, Any], status: str
+@pytest.mark.parametrize(("attempts", "event"), [(6, SCHEDULED), (7, SCHEDULED), (7, MANUAL), (8, MANUAL), (9, MANUAL)])
+def test_each_attempt_is_counted_and_has_its_lease(
+    task: ModuleType, error_log: Any, failed: Failed, attempts: int, event: dict[str, Any]
 ) -> None:
     failed(attempts=attempts)
     claim = task.handler(event, None)
-    assert (claim["isClaimed"], claim["status"], claim["attempt"]) == (True, status, attempts + 1)
+    assert (claim["isClaimed"], claim["attempt"], claim["isExhausted"]) == (True, attempts + 1, False)
     after = only(error_log)
-    assert (after["status"], after["attempts"]) == (status, attempts + 1)
-    assert ("nextAttemptAt" in after) == (status == "redriven")
+    assert (after["status"], after["attempts"]) == ("redriven", attempts + 1)
+    assert from_now(minutes=4) < after["nextAttemptAt"] <= from_now(minutes=5)
+
+
+@pytest.mark.parametrize("attempts", [8, 9])
+def test_a_last_attempt_whose_lease_has_ended_is_claimed_and_not_made_again(
+    task: ModuleType, error_log: Any, failed: Failed, attempts: int
+) -> None:
+    failed(status="redriven", attempts=attempts)
+    claim = task.handler(SCHEDULED, None)
+    assert (claim["isClaimed"], claim["attempt"], claim["isExhausted"]) == (True, attempts, True)
+    assert only(error_log)["attempts"] == attempts
+    # Of two runs one gets it, though the number stays the same.
+    assert task.handler(SCHEDULED, None) == {"isClaimed": False, "status": "redriven"}
+
+
+def test_of_two_runs_that_find_a_last_attempt_without_a_result_one_gets_it(
+    task: ModuleType, failed: Failed, before_call: Callable[..., None]
+) -> None:
+    failed(status="redriven", attempts=8)
+    faster: list[dict[str, Any]] = []
+    before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
+    assert task.handler(SCHEDULED, None)["isClaimed"] is False
+    assert [claim["isClaimed"] for claim in faster] == [True]
+
+
+@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
+@pytest.mark.parametrize(("length", "is_claimed"), [(120_000, True), (130_000, False)])
+def test_a_delivery_that_the_workflow_cannot_hold_is_left(
+    task: ModuleType, error_log: Any, failed: Failed, event: dict[str, Any], length: int, is_claimed: bool
+) -> None:
+    before = failed(event=json.dumps({"body": "x" * length}))
+    assert task.handler(event, None)["isClaimed"] is is_claimed
+    assert (only(error_log) == before) is not is_claimed
 
 
 # What it is run with

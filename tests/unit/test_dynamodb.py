@@ -34,7 +34,13 @@ def item(**attributes: Any) -> dict[str, Any]:
 
 FAILURE = {
     "Item": item(
-        requestId="8f7e6d5c", status="open", attempts=0, error="Timeout", nextAttemptAt="2020-01-01T10:05:01.000Z"
+        requestId="8f7e6d5c",
+        status="open",
+        attempts=0,
+        error="Timeout",
+        event="{}",
+        receivedAt="2020-01-01T10:00:00.000Z",
+        nextAttemptAt="2020-01-01T10:05:01.000Z",
     )
 }
 RECORD = item(
@@ -81,7 +87,7 @@ def events(callback: dict[str, Any], failure: dict[str, Any]) -> dict[str, Any]:
 
 def find(**selection: Any) -> Path:
     call = "GetItem" if "requestId" in selection else "Query"
-    return Path("find_failures", {**CHANNEL, "selection": selection, "collected": []}, [(call, {})])
+    return Path("find_failures", {**CHANNEL, "selection": selection, "collected": [], "page": 0}, [(call, {})])
 
 
 PATHS = [
@@ -91,7 +97,7 @@ PATHS = [
     Path("claim_failure", {"requestId": "8f7e6d5c", "isManual": False}, [("GetItem", FAILURE), ("UpdateItem", {})]),
     Path(
         "settle_failure",
-        {"requestId": "8f7e6d5c", "attempt": 1, "run": {"status": "TIMED_OUT", "output": None}},
+        {"requestId": "8f7e6d5c", "attempt": 1, "run": {"Status": "TIMED_OUT"}},
         [("GetItem", FAILURE), ("UpdateItem", {})],
     ),
     Path(

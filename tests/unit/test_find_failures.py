@@ -20,13 +20,17 @@ def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
     return load("find_failures", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
 
 
-def event(collected: list[dict[str, Any]] | None = None, **selection: Any) -> dict[str, Any]:
+NOTHING = {"failures": [], "isManual": False, "next": None, "page": 1, "hasMore": False}
+
+
+def event(collected: list[dict[str, Any]] | None = None, page: int = 0, **selection: Any) -> dict[str, Any]:
     """What the state passes on."""
     return {
         "channel": "BankApp",
         "functionName": "bankappcallback",
         "selection": selection,
         "collected": collected or [],
+        "page": page,
     }
 
 
@@ -46,7 +50,7 @@ def at(second: int) -> str:
 
 
 def test_where_nothing_is_wrong_nothing_is_found(task: ModuleType) -> None:
-    assert task.handler(event(), None) == {"failures": [], "isManual": False, "next": None}
+    assert task.handler(event(), None) == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,8 @@ def test_a_failure_is_shown_with_what_happened_and_what_was_done(
         ],
         "isManual": bool(selection),
         "next": None,
+        "page": 1,
+        "hasMore": False,
     }
 
 
@@ -132,7 +138,7 @@ def test_a_person_finds_one_delivery_unless_it_is_done(
 
 
 def test_a_delivery_that_never_failed_is_not_found(task: ModuleType) -> None:
-    assert task.handler(event(requestId="8f7e6d5c"), None) == {"failures": [], "isManual": True, "next": None}
+    assert task.handler(event(requestId="8f7e6d5c"), None) == NOTHING | {"isManual": True}
 
 
 def test_a_dry_run_finds_the_same(task: ModuleType, failed: Failed) -> None:
@@ -193,6 +199,25 @@ def test_page_by_page_each_failure_is_found_once_and_in_order(
         more = {"after": json.loads(json.dumps(answer["next"]))}
     assert answer["next"] is None
     assert pages == expected
+
+
+def test_what_was_collected_is_of_the_first_page(task: ModuleType) -> None:
+    assert task.handler(event([{"requestId": "lost", "orderId": "1"}], page=1), None)["failures"] == []
+
+
+@pytest.mark.parametrize(
+    ("selection", "page", "has_more"),
+    [({}, 0, True), ({}, 3, True), ({}, 4, False), (ORDER, 0, False), (SINCE, 0, False)],
+)
+def test_a_run_on_schedule_goes_on_by_itself_for_five_pages(
+    task: ModuleType, failed: Failed, selection: dict[str, Any], page: int, has_more: bool
+) -> None:
+    for second in range(3):
+        failed(requestId=str(second), occurredAt=at(second))
+    answer = task.handler(event(page=page, limit=2, **selection), None)
+    assert (answer["page"], answer["hasMore"]) == (page + 1, has_more)
+    assert len(answer["failures"]) == 2
+    assert task.handler(event(page=page, limit=5, **selection), None)["hasMore"] is False
 
 
 def test_a_page_that_is_not_the_last_is_full(task: ModuleType, failed: Failed) -> None:

@@ -56,3 +56,19 @@ def test_the_last_attempt_is_the_one_that_the_setting_names(
 def test_without_its_settings_nothing_can_be_planned(load: Callable[..., ModuleType], variable: str) -> None:
     with pytest.raises(ConfigurationError, match=variable):
         load("callbacks.redrives", **{variable: ""})
+
+
+@pytest.mark.parametrize(
+    ("body", "is_too_large"),
+    [
+        # The longest that are valid.
+        ("x" * 32_768, False),
+        ("\u0e01" * 10_922, False),
+        ("\U0001f389" * 8_192, False),
+        ("x" * 127_000, False),
+        ("x" * 129_000, True),
+        ("\u0e01" * 32_769, True),
+    ],
+)
+def test_a_valid_delivery_is_never_too_large(load: Callable[..., ModuleType], body: str, is_too_large: bool) -> None:
+    assert load("callbacks.redrives").is_too_large({"body": body}) is is_too_large

@@ -27,12 +27,12 @@ def claimed(failed: Failed) -> Failed:
 def answered(status: int, **body: Any) -> dict[str, Any]:
     """What RunCallback has of an execution that came to its end."""
     output = {"statusCode": status, "body": json.dumps(body), "isDone": status == 200}
-    return {"status": "SUCCEEDED", "output": json.dumps(output)}
+    return {"Status": "SUCCEEDED", "Output": json.dumps(output)}
 
 
 DONE = answered(200, success=True, message="BankApp callback recorded", orderId="482500007436")
 FAILED = answered(500, success=False, error="Internal error, request id 8f7e6d5c", message="Failed to process")
-TIMED_OUT = {"status": "TIMED_OUT", "output": None}
+TIMED_OUT = {"Status": "TIMED_OUT", "Output": None}
 
 
 def event(run: dict[str, Any], attempt: int = 1) -> dict[str, Any]:
@@ -71,11 +71,12 @@ def test_a_delivery_that_was_processed_is_resolved_and_not_run_again(
         (answered(500, success=False, message="no"), "500 no"),
         (answered(202, message="Accepted"), "202 Accepted"),
         (TIMED_OUT, "TIMED_OUT"),
-        ({"status": "FAILED", "output": None}, "FAILED"),
+        ({"Status": "FAILED", "Output": None}, "FAILED"),
         # An output is that of an execution which came to its end, or it says nothing.
-        ({"status": "FAILED", "output": DONE["output"]}, "FAILED"),
-        ({"status": "SUCCEEDED", "output": None}, "SUCCEEDED"),
-        ({"status": "SUCCEEDED", "output": ""}, "SUCCEEDED"),
+        ({"Status": "FAILED", "Output": DONE["Output"]}, "FAILED"),
+        ({"Status": "SUCCEEDED", "Output": None}, "SUCCEEDED"),
+        ({"Status": "SUCCEEDED", "Output": ""}, "SUCCEEDED"),
+        ({"Status": "TIMED_OUT"}, "TIMED_OUT"),
     ],
 )
 def test_a_delivery_that_fails_again_stays_open_with_what_it_was_answered(
@@ -122,8 +123,8 @@ def test_a_payment_whose_dispatch_is_not_on_its_record_is_not_done(
     task: ModuleType, error_log: Any, claimed: Failed
 ) -> None:
     claimed()
-    output = json.loads(DONE["output"]) | {"isDone": False}
-    assert task.handler(event({**DONE, "output": json.dumps(output)}), None)["status"] == "open"
+    output = json.loads(DONE["Output"]) | {"isDone": False}
+    assert task.handler(event({**DONE, "Output": json.dumps(output)}), None)["status"] == "open"
     assert "nextAttemptAt" in only(error_log)
 
 

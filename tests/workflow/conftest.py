@@ -1,5 +1,6 @@
 """Runs the shipped state machines with the real handlers, in this process and without waiting."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import sentry_sdk
 from botocore import endpoint
 from moto import mock_aws
 from moto.core.models import botocore_stubber
+from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
 from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec import execute_state
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
@@ -26,6 +28,7 @@ from tests.workflow.account import Handler, Sentry, Workflow, client, load_handl
 
 # Parsing the definition takes longer than running it, and moto parses it for each machine and each execution.
 parse_once = staticmethod(cache(AmazonStateLanguageParser.parse))
+error_equals = ErrorEqualsDecl._eval_body
 
 
 @contextmanager
@@ -98,13 +101,23 @@ def eval_sdk_task(task: StateTaskServiceAwsSdk, env: Any, normalised_parameters:
     call = getattr(client(task._get_boto_service_name()), task._get_boto_service_action())
     answer = call(**{name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()})
     del answer["ResponseMetadata"]
-    env.stack.append({name[0].upper() + name[1:]: value for name, value in answer.items()})
+    plain = json.loads(json.dumps(answer, default=str))
+    env.stack.append({name[0].upper() + name[1:]: value for name, value in plain.items()})
+
+
+def eval_error_equals(declared: ErrorEqualsDecl, env: Any) -> None:
+    """Tell whether an error is among those declared: States.ALL does not mean these two, but moto thinks it does."""
+    error = env.stack[-1].error_name
+    error_equals(declared, env)
+    if error in {"States.Runtime", "States.DataLimitExceeded"}:
+        env.stack[-1] = any(name.error_name == error for name in declared.error_names)
 
 
 @pytest.fixture
 def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
     monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse_once)
     monkeypatch.setattr(StateTaskServiceAwsSdk, "_eval_service_task", eval_sdk_task)
+    monkeypatch.setattr(ErrorEqualsDecl, "_eval_body", eval_error_equals)
     with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
         for name in TABLES:
             client("dynamodb").create_table(**table(name))

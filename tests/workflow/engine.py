@@ -139,7 +139,7 @@ def run(
 
 
 def _reports_in_order(entered: list[str]) -> list[str]:
-    reports = iter(sorted(set(entered).intersection(REPORT_STATES), key=REPORT_STATES.index))
+    reports = iter(sorted((state for state in entered if state in REPORT_STATES), key=REPORT_STATES.index))
     return [next(reports) if state in REPORT_STATES else state for state in entered]
 
 

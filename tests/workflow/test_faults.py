@@ -319,6 +319,19 @@ def test_an_execution_that_is_lost_is_healed_or_delivered_again(workflow: Workfl
     assert_is_duplicate(workflow)
 
 
+def test_a_dispatch_that_neither_claim_nor_record_could_note_is_made_again(workflow: Workflow) -> None:
+    break_call(workflow, NOTE, "throttled")
+    break_call(workflow, CONFIRM, "throttled")
+    delivered = workflow.run(DELIVERY)
+
+    assert delivered.answer[0] == 200
+    assert len(workflow.processed) == 1
+    heal(workflow)
+    assert len(workflow.processed) == 2
+    assert_all_is_well(workflow)
+    assert_is_duplicate(workflow)
+
+
 def test_a_last_attempt_is_the_last_though_its_result_cannot_be_noted(workflow: Workflow) -> None:
     refuse_invokes(workflow)
     workflow.run(DELIVERY)
@@ -326,10 +339,12 @@ def test_a_last_attempt_is_the_last_though_its_result_cannot_be_noted(workflow: 
         break_call(workflow, SETTLE, "throttled")
         workflow.pass_time()
         workflow.heal()
+    workflow.wire.recover()
     heal(workflow)
 
     assert [row["status"] for row in workflow.errors] == ["given up"]
     assert workflow.processed == []
+    assert [mail.subject.rpartition(" ")[2] for mail in workflow.mails] == ["ServiceUnavailable", "GivenUp"]
 
 
 def rendered() -> str:

@@ -8,7 +8,18 @@ import pytest
 
 import redrive
 from tests.outcomes import body_of
-from tests.workflow.account import INVOKE, SAVE_ERROR, SAVE_RECORD, START_CALLBACK, Workflow, client
+from tests.workflow.account import (
+    INVOKE,
+    PROCESS_DIED,
+    SAVE_ERROR,
+    SAVE_RECORD,
+    START_CALLBACK,
+    Workflow,
+    client,
+    kill_process,
+    lambda_error,
+)
+from tests.workflow.genuine import create_tables, put_order
 from tests.workflow.paths import PAID, after
 
 QUERY_UNDISPATCHED = ("DynamoDB_20120810.Query", '"IndexName": "undispatched"')
@@ -92,7 +103,7 @@ def test_a_payment_that_came_again_meanwhile_is_not_dispatched_twice(workflow: W
 
 
 def test_a_payment_that_nobody_knows_to_be_dispatched_is_found_and_shown(workflow: Workflow) -> None:
-    workflow.wire.refuse(CONFIRM, "ProvisionedThroughputExceededException", times=1)
+    workflow.wire.refuse(CONFIRM, "ProvisionedThroughputExceededException", times=2)
     execution = workflow.run(delivery(1))
     assert execution.states == after(PAID, ConfirmDispatch="LeaveUnconfirmed")
     assert execution.answer[0] == 200
@@ -222,7 +233,7 @@ def test_where_lost_payments_cannot_be_looked_for_the_rest_is_healed_and_the_exe
 
 def test_a_run_that_dies_gives_its_claims_back_by_time(workflow: Workflow) -> None:
     fail_to_dispatch(workflow, 1)
-    workflow.functions.fail("SettleFailure", RuntimeError("lost"), times=1)
+    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=1)
     left = workflow.heal()
     assert results(left)["request-1"][0] == "left for the next run"
     assert results(workflow.heal()) == {}
@@ -230,6 +241,90 @@ def test_a_run_that_dies_gives_its_claims_back_by_time(workflow: Workflow) -> No
 
     assert results(workflow.heal())["request-1"][0] == "resolved"
     assert len(workflow.processed) == 1
+
+
+def test_an_execution_that_fails_as_a_whole_is_an_attempt_that_failed(workflow: Workflow) -> None:
+    fail_to_dispatch(workflow, 1)
+    workflow.functions.end_with("SaveCallbackRecord", workflow.lose_callback)
+
+    assert results(workflow.heal()) == {"request-1": ("open", "ABORTED")}
+    assert results(workflow.heal())["request-1"][0] == "resolved"
+    assert paid_orders(workflow) == ["order-1"]
+
+
+@pytest.mark.parametrize("lost", ["ClaimFailure", "SettleFailure"])
+def test_a_last_attempt_that_leaves_no_result_is_given_up_and_reported(workflow: Workflow, lost: str) -> None:
+    workflow.wire.refuse(INVOKE, "ServiceException", status=500, times=99)
+    workflow.run(delivery(1))
+    for _ in range(7):
+        workflow.heal()
+    assert status_of(workflow) == {"request-1": ("open", 7)}
+    workflow.functions.end_with(lost, kill_process)
+    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=1)
+    assert results(workflow.heal())["request-1"][0] in {"left for the next run", "skipped"}
+    assert status_of(workflow) == {"request-1": ("redriven", 8)}
+    workflow.functions.recover()
+    workflow.pass_time()
+
+    # The end is told, too, where it does not succeed at once.
+    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=1)
+    assert results(workflow.heal())["request-1"][0] == "left for the next run"
+    workflow.pass_time()
+    assert results(workflow.heal()) == {"request-1": ("given up", "The last attempt has left no result")}
+    assert status_of(workflow) == {"request-1": ("given up", 8)}
+    assert [mail.subject for mail in workflow.mails][1:] == ["[test] BankApp callback failed: GivenUp"]
+    assert results(workflow.heal()) == {}
+
+
+def test_what_is_given_up_in_one_run_is_one_mail(workflow: Workflow) -> None:
+    workflow.wire.refuse(INVOKE, "ServiceException", status=500, times=999)
+    for number in range(1, 5):
+        workflow.run(delivery(number))
+    for _ in range(8):
+        workflow.heal()
+
+    assert set(status_of(workflow).values()) == {("given up", 8)}
+    assert [mail.subject for mail in workflow.mails][1:] == ["[test] BankApp callback failed: GivenUp"]
+
+
+def test_more_than_a_page_is_run_again_at_once(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    selection = workflow.functions.imported_by("FindFailures", "Selection")
+    monkeypatch.setitem(selection.from_event.__globals__, "MAX_FAILURES", 2)
+    fail_to_dispatch(workflow, *range(1, 6))
+    healing = workflow.heal()
+
+    assert healing.states.count("FindFailures") == 3
+    assert set(status_of(workflow).values()) == {("resolved", 1)}
+    assert sorted(paid_orders(workflow)) == [f"order-{number}" for number in range(1, 6)]
+
+
+def test_a_delivery_that_is_too_large_to_be_run_again_waits_for_a_person_and_stops_nobody_else(
+    workflow: Workflow,
+) -> None:
+    fail_to_dispatch(workflow, 1)
+    workflow.functions.fail("ValidateCallback", lambda_error("ServiceException"), times=1)
+    large = delivery(2) | {"body": "\u0e01" * 32_769, "headers": {"user-agent": '"' * 9_000}}
+    assert workflow.run(large).answer[0] == 500
+
+    assert set(results(workflow.heal())) == {"request-1"}
+    assert status_of(workflow) == {"request-1": ("resolved", 1), "request-2": ("open", 0)}
+    assert results(workflow.heal(requestId="request-2")) == {"request-2": ("skipped", "open")}
+
+
+def test_a_refusal_that_a_person_has_mended_is_healed_to_the_end(workflow: Workflow) -> None:
+    create_tables()
+    put_order(orderId="order-1", total=1)
+    workflow.deploy(CrossCheckMode="enforce")
+    workflow.run(delivery(1))
+    assert [row["error"] for row in workflow.errors] == ["PaymentMismatch"]
+    put_order(orderId="order-1")
+    workflow.wire.refuse(CONFIRM, "InternalServerError", status=500)
+    assert results(workflow.heal(requestId="request-1"))["request-1"][0] == "open"
+    workflow.wire.recover()
+
+    assert results(workflow.heal())["request-1"][0] == "resolved"
+    assert "dispatchedBy" in workflow.records[0]
+    assert paid_orders(workflow) == ["order-1"]
 
 
 def test_a_callback_execution_that_cannot_be_started_is_an_attempt_that_failed(workflow: Workflow) -> None:
