@@ -12,7 +12,7 @@ import pytest
 
 from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import CHECKS
-from tests.workflow.account import INVOKE, Workflow, client
+from tests.workflow.account import INVOKE, PROCESS_DIED, Workflow, client, lambda_error
 from tests.workflow.genuine import (
     ORDER,
     OTHER_KEY,
@@ -151,6 +151,46 @@ def test_in_warn_nothing_that_a_check_meets_stops_a_payment(workflow: Workflow, 
     assert execution.answer[0] == 200
     assert len(workflow.processed) == 1
     assert notes(workflow)[1] == "OrderNotFound: The order is not there, or not there yet"
+
+
+FAULTS: list[Exception | dict[str, str]] = [PROCESS_DIED, lambda_error("TooManyRequestsException", 429), TimeoutError()]
+IDS = ["killed", "throttled", "late"]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+def test_in_warn_a_function_that_fails_stops_no_payment_and_is_reported(
+    workflow: Workflow, fault: Exception | dict[str, str]
+) -> None:
+    workflow.deploy(**dict.fromkeys(CHECKS.values(), "warn"))
+    for check in CHECKS:
+        workflow.functions.fail(check, fault)
+    execution = workflow.run(delivery())
+
+    assert execution.answer[0] == 200
+    assert len(workflow.processed) == 1
+    assert workflow.errors == []
+    (record,) = workflow.records
+    assert "dispatchedBy" in record
+    (note,) = set(notes(workflow))
+    assert note in {"Runtime.ExitError", "Lambda.TooManyRequestsException", "States.Timeout"}
+    (mail,) = workflow.mails
+    assert f"VerifySignature: {note}; CrossCheckPayment: {note}; InquirePayment: {note}" in mail.body
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_in_enforce_a_function_that_fails_lets_nothing_pass(
+    workflow: Workflow, check: str, fault: Exception | dict[str, str]
+) -> None:
+    workflow.deploy(**dict.fromkeys(CHECKS.values(), "warn") | {CHECKS[check]: "enforce"})
+    workflow.functions.fail(check, fault)
+    execution = workflow.run(delivery())
+
+    assert execution.answer[0] == 500
+    assert workflow.processed == []
+    (row,) = workflow.errors
+    assert (row["step"], row["status"]) == (check, "open")
+    assert "nextAttemptAt" in row
 
 
 @pytest.mark.parametrize("check", CHECKS)
