@@ -27,12 +27,14 @@ http = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
 def handler(event: dict[str, Any], context: object) -> dict[str, str]:
     """Read what the checks will read, and answer CloudFormation: SUCCESS, or FAILED with what is missing.
 
+    Of an update, what changes is read, and only that: the way back must not fail for something else.
     Takes CloudFormation's request for a custom resource with the properties `SignatureMode`, `CrossCheckMode` and
     `InquiryMode`, `SignatureScheme`, `Secret` (its name), and `Orders` and `Payments` (`table` and `key`).
     Returns the answer that it sent. Raises urllib3's HTTPError, or RuntimeError, where the answer does not arrive;
     Lambda then runs the function again.
     """
-    missing = [] if event["RequestType"] == "Delete" else list(_missing(event["ResourceProperties"]))
+    before = event.get("OldResourceProperties", {})
+    missing = [] if event["RequestType"] == "Delete" else list(_missing(event["ResourceProperties"], before))
     answer = {
         "Status": "FAILED" if missing else "SUCCESS",
         "Reason": "; ".join(missing)[:MAX_REASON_CHARACTERS],
@@ -46,27 +48,35 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:
     return answer
 
 
-def _missing(properties: Mapping[str, Any]) -> Iterator[str]:
-    for need, read in _needs(properties):
-        error = _error_of(read)
-        if error:
+def _missing(properties: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[str]:
+    for names, need, read in _needs(properties):
+        if any(properties[name] != before.get(name) for name in names) and (error := _error_of(read)):
             yield f"{need}: {error}"
 
 
-def _needs(properties: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield what each check that is on needs, and what reads it."""
+def _needs(properties: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str, Callable[[], object]]]:
+    """Yield what each check that is on needs: the properties that say so, its name, and what reads it."""
     secret = properties["Secret"]
     if properties["SignatureMode"] != "off":
         yield (
+            ("SignatureMode", "SignatureScheme", "Secret"),
             f"VerifySignature, secret {secret}",
             lambda: verify_signature.keys_of(secrets.read(secret, anew=True), properties["SignatureScheme"]),
         )
     if properties["InquiryMode"] != "off":
-        yield f"InquirePayment, secret {secret}", lambda: inquire_payment.bank_of(secrets.read(secret, anew=True))
+        yield (
+            ("InquiryMode", "Secret"),
+            f"InquirePayment, secret {secret}",
+            lambda: inquire_payment.bank_of(secrets.read(secret, anew=True)),
+        )
     if properties["CrossCheckMode"] != "off":
-        for table, key in ((names["table"], names["key"]) for names in (properties["Orders"], properties["Payments"])):
-            read = partial(cross_check_payment.read_item, table, key, "deployment", [])
-            yield f"CrossCheckPayment, table {table} with key {key}", read
+        for names in ("Orders", "Payments"):
+            table, key = properties[names]["table"], properties[names]["key"]
+            yield (
+                ("CrossCheckMode", names),
+                f"CrossCheckPayment, table {table} with key {key}",
+                partial(cross_check_payment.read_item, table, key, "deployment", []),
+            )
 
 
 def _error_of(read: Callable[[], object]) -> Exception | None:

@@ -8,7 +8,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
 from callbacks import checks
-from callbacks.errors import OrderNotFound, PaymentMismatch
+from callbacks.errors import ConfigurationError, OrderNotFound, PaymentMismatch
 from callbacks.transient import transient_errors_named
 
 # Both reads fit into the step's timeout, but not with a pause and another attempt: that is the state's Retry.
@@ -25,8 +25,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Takes `callback` (what ValidateCallback returned), `mode`, `orders` (`table`, and its attributes `key`, `user` and
     `total`) and `payments` (`table`, and its attributes `key`, `order` and `amount`).
     Returns the verdict of checks.carry_out.
-    Raises OrderNotFound (the callback may be faster than the order), PaymentMismatch and ServiceUnavailable, each of
-    them in `enforce` only.
+    Raises OrderNotFound (the callback may be faster than the order), PaymentMismatch, ConfigurationError and
+    ServiceUnavailable, each of them in `enforce` only.
     """
     callback = event["callback"]
 
@@ -49,9 +49,9 @@ def _check_order(callback: dict[str, Any], names: dict[str, str]) -> None:
     order = read_item(names["table"], names["key"], callback["orderId"], [names["user"], names["total"]])
     if order is None:
         raise OrderNotFound("The order is not there, or not there yet")
-    if order.get(names["user"]) != callback["userId"]:
+    if _value(order, names["user"], "order") != callback["userId"]:
         raise PaymentMismatch("userId: is not the order's")
-    if not _is_amount(order.get(names["total"]), callback["amount"]):
+    if not _is_amount(_value(order, names["total"], "order"), callback["amount"]):
         raise PaymentMismatch("amount: is not the order's total")
 
 
@@ -59,9 +59,9 @@ def _check_payment(callback: dict[str, Any], names: dict[str, str]) -> None:
     payment = read_item(names["table"], names["key"], callback["paymentId"], [names["order"], names["amount"]])
     if payment is None:
         return
-    if payment.get(names["order"]) != callback["orderId"]:
+    if _value(payment, names["order"], "payment") != callback["orderId"]:
         raise PaymentMismatch("paymentId: is recorded for another order")
-    if not _is_amount(payment.get(names["amount"]), callback["amount"]):
+    if not _is_amount(_value(payment, names["amount"], "payment"), callback["amount"]):
         raise PaymentMismatch("paymentId: is recorded with another amount")
 
 
@@ -78,6 +78,13 @@ def read_item(table: str, key: str, value: str, attributes: list[str]) -> dict[s
     )
     item = answer.get("Item")
     return None if item is None else {name: read_value(value) for name, value in item.items()}
+
+
+def _value(item: dict[str, Any], attribute: str, kind: str) -> Any:
+    """Return an attribute; one that is not there is misnamed, rather than the callback wrong."""
+    if attribute not in item:
+        raise ConfigurationError(f"The {kind} has no attribute {attribute}.")
+    return item[attribute]
 
 
 def _is_amount(known: Any, amount: str | None) -> bool:

@@ -240,6 +240,46 @@ def test_an_update_keeps_the_id_and_reads_again(task: Task, request_with: Make) 
     assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", "earlier")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"SignatureMode": "enforce"}, {"SignatureMode": "enforce", "CrossCheckMode": "warn"}),
+        ({"InquiryMode": "warn"}, {"InquiryMode": "warn", "SignatureMode": "off"}),
+    ],
+)
+@pytest.mark.usefixtures("service")
+def test_an_update_can_be_taken_back_though_another_check_lacks_something_by_now(
+    task: Task, request_with: Make, before: dict[str, str], after: dict[str, str]
+) -> None:
+    put_secret({})
+    old, new = request_with("Update", **before), request_with("Update", **after)
+    forwards = {**new, "OldResourceProperties": old["ResourceProperties"]}
+    backwards = {**old, "OldResourceProperties": new["ResourceProperties"]}
+    assert task.handler(forwards, None)["Status"] == "SUCCESS"
+    assert task.handler(backwards, None)["Status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"SignatureMode": "enforce"},
+        {"SignatureScheme": "plain"},
+        {"Secret": "nobody"},
+        {"Orders": {**ORDERS, "key": "id"}},
+        {"Payments": {**PAYMENTS, "table": "nowhere"}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+@pytest.mark.usefixtures("service")
+def test_an_update_reads_what_it_changes(task: Task, request_with: Make, changed: dict[str, Any]) -> None:
+    put_secret({})
+    on = {"SignatureMode": "warn", "CrossCheckMode": "enforce"}
+    before = request_with(**on)["ResourceProperties"]
+    answer = task.handler({**request_with("Update", **on | changed), "OldResourceProperties": before}, None)
+    assert answer["Status"] == "FAILED"
+    assert len(answer["Reason"].split("; ")) == 1
+
+
 @pytest.mark.usefixtures("service")
 def test_a_stack_goes_without_being_asked_what_it_needed(task: Task, request_with: Make) -> None:
     request = {**request_with("Delete", SignatureMode="enforce", Secret="nobody"), "PhysicalResourceId": "earlier"}
