@@ -29,7 +29,10 @@ class RedriveError(Exception):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return 0 where everything that was found is resolved (or was only listed), else 1."""
+    """Return 0 where everything that was found is resolved (or was only listed), else 1.
+
+    Where nothing was found that is 0, too, unless one delivery was asked for.
+    """
     options = _parser().parse_args(arguments)
     try:
         client = _client_maker(options)
@@ -53,6 +56,9 @@ def redrive(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> 
             outcomes[line["status"]] += 1
             print(_shown(line), flush=True)
     total = sum(outcomes.values())
+    if not total and "requestId" in selection:
+        print(f"Nothing to run again: no failed delivery {selection['requestId']}, or it is resolved.")
+        return 1
     if not total:
         print("Nothing to run again.")
         return 0
@@ -64,13 +70,16 @@ def redrive(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m redrive", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--request", metavar="ID", help="one delivery, by the request id that answer, mail and log name")
+    what.add_argument(
+        "--request", metavar="ID", help="one delivery, by the request id that answer, mail and log name, or a repeat's"
+    )
     what.add_argument("--order", metavar="ID", help="all failed deliveries of an order")
     what.add_argument("--since", metavar="TIME", help="all that failed since a time, such as 2026-11-22T10:00:00+07:00")
     parser.add_argument("--dry-run", action="store_true", help="list them only")
-    parser.add_argument("--stack", default="payment3-callback-dev", help="the CloudFormation stack (%(default)s)")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--stack", metavar="NAME", help="the CloudFormation stack, such as payment3-callback-prod")
+    where.add_argument("--local", action="store_true", help="the stack of `make run` instead; AWS_PORT is its port")
     parser.add_argument("--region", default=os.environ.get("AWS_REGION", REGION), help="its region (%(default)s)")
-    parser.add_argument("--local", action="store_true", help="the stack of `make run` instead; AWS_PORT is its port")
     return parser
 
 

@@ -18,9 +18,13 @@ MAX_BODY_BYTES = 32 * 1024
 MAX_ID_CHARACTERS = 128
 MAX_MESSAGE_CHARACTERS = 1024
 
-# What a DynamoDB number holds exactly.
+# DynamoDB returns numbers written out, without an exponent, and boto3 reads no more than 38 digits of them.
 MAX_AMOUNT_DIGITS = 38
-AMOUNT_EXPONENTS = range(-130, 126)
+AMOUNT_EXPONENTS = range(-30, 38)
+AMOUNT_RULE = "must be 0, or at least 1E-30 and below 1E+38, with at most 38 significant digits"
+
+# Stands for bytes that are not UTF-8, whichever they were: two ids that differ in them become the same.
+REPLACEMENT_CHARACTER = "\ufffd"
 
 # What the API passes on beside the headers of a signature.
 PLAIN_HEADERS = {"content-type", "user-agent"}
@@ -34,8 +38,9 @@ JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boo
 class Callback:
     """One callback of the gateway, checked.
 
-    `amount` is in the currency's main unit (baht) and exact. `extra` is a JSON object, as text, of the fields that we
-    do not know; any number in it but a plain integer stands as text, so that no digit is lost.
+    `amount` is in the currency's main unit (baht) and exact; a zero is 0, however it is written. `extra` is a JSON
+    object, as text, of the fields that we do not know; any number in it but a plain integer stands as text, so that no
+    digit is lost.
     """
 
     order_id: str
@@ -65,7 +70,7 @@ def parse(body: object) -> Callback:
         payment_id=check("paymentId", _id_problem(document, "paymentId")),
         user_id=check("userId", _id_problem(document, "userId")),
         success=check("success", _success_problem(document)),
-        amount=check("amount", _amount_problem(document.get("amount"))),
+        amount=_plain_zero(check("amount", _amount_problem(document.get("amount")))),
         message=check("message", _message_problem(document.get("message"))),
         extra=_to_text({field: value for field, value in document.items() if field not in FIELDS}),
     )
@@ -191,7 +196,7 @@ def _id_problem(document: dict[str, Any], field: str) -> str | None:
         return f"is longer than {MAX_ID_CHARACTERS} characters"
     if not value.isprintable():
         return "holds a character that cannot be printed"
-    return None
+    return "holds a character that was broken on its way" if REPLACEMENT_CHARACTER in value else None
 
 
 def _success_problem(document: dict[str, Any]) -> str | None:
@@ -209,9 +214,14 @@ def _amount_problem(value: Any) -> str | None:
         return f"must be a number, not {_type_name(value)}"
     if value < 0:
         return "must not be negative"
-    if len(value.as_tuple().digits) > MAX_AMOUNT_DIGITS or value.adjusted() not in AMOUNT_EXPONENTS:
-        return f"must have at most {MAX_AMOUNT_DIGITS} digits and lie between 1E-130 and 1E+126"
+    if value and (len(value.as_tuple().digits) > MAX_AMOUNT_DIGITS or value.adjusted() not in AMOUNT_EXPONENTS):
+        return AMOUNT_RULE
     return None
+
+
+def _plain_zero(amount: Decimal | None) -> Decimal | None:
+    """Return the amount; a zero as 0, for boto3 reads no 0e400."""
+    return Decimal(0) if amount == 0 else amount
 
 
 def _message_problem(value: Any) -> str | None:

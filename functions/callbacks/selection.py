@@ -1,5 +1,6 @@
 """Which failed deliveries a person, or the schedule, wants to have run again."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -9,6 +10,10 @@ from callbacks.errors import InvalidSelection
 
 MEMBERS = ("requestId", "orderId", "since", "dryRun", "limit", "after")
 MAX_FAILURES = 100
+
+# What ClaimFailure adds to a request id to name the execution of a repeat. Something stands before it: an id that is
+# empty would select all that are due.
+REPEAT = re.compile(r"(?<=.)-redrive-[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Selection:
     def from_event(cls, event: Any) -> Self:
         """Read the healing workflow's input: an object with the members that MEMBERS names, each of them optional.
 
+        The request id may be that of a repeat.
         Raises InvalidSelection; what is misspelt must not be taken for "all that are due".
         """
         if not isinstance(event, dict):
@@ -52,7 +58,12 @@ class Selection:
         after = event.get("after")
         if not isinstance(after, dict | None):
             raise InvalidSelection("after: must be the `next` of the page before")
-        return cls(event.get("requestId"), event.get("orderId"), _time(event.get("since")), limit, after)
+        return cls(_first(event.get("requestId")), event.get("orderId"), _time(event.get("since")), limit, after)
+
+
+def _first(request_id: str | None) -> str | None:
+    """Return the id under which the delivery was first received, from its own or that of a repeat."""
+    return None if request_id is None else REPEAT.sub("", request_id)
 
 
 def _time(since: str | None) -> str | None:

@@ -45,7 +45,7 @@ def test_a_person_sees_what_would_be_run_again_runs_it_and_sees_what_came_of_it(
 ) -> None:
     body = make_body()
     answer = fail_to_dispatch(local, body)
-    request_id = answer.headers["x-amzn-RequestId"]
+    request_id = answer.request_id
 
     listed = redrive(local, "--order", order_id, "--dry-run")
     assert listed.returncode == 0, listed.stderr
@@ -57,6 +57,23 @@ def test_a_person_sees_what_would_be_run_again_runs_it_and_sees_what_came_of_it(
     assert run.stdout.splitlines()[-1] == "1 run again: 1 resolved"
     assert local.payloads_of(order_id) == [body]
     assert redrive(local, "--order", order_id).stdout == "Nothing to run again.\n"
+    again = redrive(local, "--request", request_id)
+    assert again.returncode == 1
+    assert again.stdout == f"Nothing to run again: no failed delivery {request_id}, or it is resolved.\n"
+
+
+def test_a_delivery_is_run_again_by_the_id_of_its_last_repeat(local: Local, make_body: MakeBody, order_id: str) -> None:
+    body = make_body()
+    with without_permissions(local, "InvokeProcessPaid"):
+        request_id = local.post(body).request_id
+        failed = redrive(local, "--request", request_id)
+    repeat = f"{request_id}-redrive-1"
+    assert failed.returncode == 1
+    assert f"500 Internal error, request id {repeat}" in failed.stdout
+
+    run = redrive(local, "--request", repeat)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert local.payloads_of(order_id) == [body]
 
 
 def test_an_invalid_callback_that_is_run_again_is_refused_again(local: Local, make_body: MakeBody) -> None:

@@ -73,7 +73,7 @@ def test_it_has_the_fields_and_limits_of_a_callback() -> None:
     assert tuple(sorted(CALLBACK["properties"])) == tuple(sorted(model.FIELDS))
     assert DOCUMENT["components"]["schemas"]["Id"]["maxLength"] == model.MAX_ID_CHARACTERS
     assert CALLBACK["properties"]["message"]["maxLength"] == model.MAX_MESSAGE_CHARACTERS
-    assert CALLBACK["properties"]["amount"]["exclusiveMaximum"] == float(10**model.MAX_AMOUNT_DIGITS)
+    assert model.AMOUNT_RULE in CALLBACK["properties"]["amount"]["description"]
     assert f"{model.MAX_BODY_BYTES:,} bytes" in OPERATION["description"]
 
 
@@ -107,6 +107,9 @@ def test_an_example_of_an_answer_has_its_schema(status: str, name: str) -> None:
         pytest.param({"orderId": "a\n"}, id="line break"),
         pytest.param({"orderId": "a\u00a0b"}, id="no-break space"),
         pytest.param({"orderId": "a\u202eb"}, id="direction"),
+        pytest.param({"orderId": "a\ufffd"}, id="broken"),
+        pytest.param({"paymentId": "\ufffda"}, id="broken first"),
+        pytest.param({"userId": "\ufffd"}, id="nothing but broken"),
         pytest.param({"orderId": " a b "}, id="spaces"),
         pytest.param({"orderId": "ชำระเงิน"}, id="Thai"),
         pytest.param({"orderId": "é€🎉"}, id="others"),
@@ -118,13 +121,20 @@ def test_an_example_of_an_answer_has_its_schema(status: str, name: str) -> None:
         pytest.param({"success": None}, id="success as null"),
         pytest.param({"amount": None}, id="no amount"),
         pytest.param({"amount": 0}, id="zero"),
+        pytest.param({"amount": -0.0}, id="zero with a sign"),
         pytest.param({"amount": 10**38 - 1}, id="greatest"),
+        pytest.param({"amount": 10**38}, id="too great"),
+        pytest.param({"amount": 1e100}, id="far too great"),
+        pytest.param({"amount": 1e-30}, id="smallest"),
+        pytest.param({"amount": 9.9e-31}, id="too small"),
+        pytest.param({"amount": 1.2345678901234567e-30}, id="small and long"),
         pytest.param({"amount": -0.01}, id="negative"),
         pytest.param({"amount": "1"}, id="amount as text"),
         pytest.param({"amount": True}, id="amount as boolean"),
         pytest.param({"message": None}, id="no message"),
         pytest.param({"message": "\0" * 1024}, id="longest message"),
         pytest.param({"message": "a" * 1025}, id="too long a message"),
+        pytest.param({"message": "a\ufffd"}, id="broken message"),
         pytest.param({"more": {"orderId": [None]}}, id="unknown"),
     ],
 )

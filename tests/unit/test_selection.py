@@ -53,6 +53,28 @@ def test_a_person_has_asked_where_it_is_named_what_is_meant(event: dict[str, Any
 
 
 @pytest.mark.parametrize(
+    ("request_id", "delivery"),
+    [
+        ("8f7e6d5c-redrive-8", "8f7e6d5c"),
+        ("8f7e6d5c-redrive-120", "8f7e6d5c"),
+        ("8f7e6d5c-redrive-1-redrive-2", "8f7e6d5c-redrive-1"),
+        # Not the name of a repeat.
+        ("8f7e6d5c-redrive-", "8f7e6d5c-redrive-"),
+        ("8f7e6d5c-redrive-8b", "8f7e6d5c-redrive-8b"),
+        ("8f7e6d5c-redrive-8\n", "8f7e6d5c-redrive-8\n"),
+        ("redrive-8", "redrive-8"),
+        ("-redrive-8", "-redrive-8"),
+    ],
+)
+def test_the_request_id_of_a_repeat_selects_its_delivery(request_id: str, delivery: str) -> None:
+    assert Selection.from_event({"requestId": request_id}) == Selection(request_id=delivery)
+
+
+def test_only_a_request_id_can_be_that_of_a_repeat() -> None:
+    assert Selection.from_event({"orderId": "1-redrive-8"}) == Selection(order_id="1-redrive-8")
+
+
+@pytest.mark.parametrize(
     ("since", "read"),
     [
         ("2026-11-22T10:00Z", "2026-11-22T10:00:00.000Z"),
