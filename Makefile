@@ -15,8 +15,8 @@ BIN := .venv/bin
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 10
 
-run: .venv/ready  ## Run the whole stack here until Ctrl-C; STATE=folder keeps its state for the next run
-	@$(BIN)/python -m local run $(if $(STATE),--state $(STATE))
+run: .venv/ready  ## Run it all here until Ctrl-C; STATE=folder keeps its state, PARAMETERS="Name=value …" are the template's
+	@$(BIN)/python -m local run $(if $(STATE),--state $(STATE)) $(if $(PARAMETERS),--parameters $(PARAMETERS))
 
 demo: .venv/ready  ## Play every file of events/ against the running stack
 	@$(BIN)/python -m local demo

@@ -6,6 +6,7 @@ Everything is JSON under `/_local/`. Sentry's envelopes are taken at `/_local/se
 import json
 import urllib.request
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
@@ -17,6 +18,13 @@ from local.stack import ACCOUNT_ID, BRANCH, Stack
 
 PREFIX = "/_local/"
 PROCESS_PAID = f"payment3-process-paid-wallet-order-internal-{BRANCH}"
+
+
+class ExactDeserializer(TypeDeserializer):
+    """Reads any number that DynamoDB holds; boto3's own refuses 1e100, which has more than 38 digits written out."""
+
+    def _deserialize_n(self, value: str) -> Decimal:
+        return Decimal(value)
 
 
 @dataclass
@@ -83,7 +91,7 @@ class Desk:
 
     def _items(self, output: str, order: str) -> list[dict[str, Any]]:
         pages = self.stack.client("dynamodb").get_paginator("scan").paginate(TableName=self.stack.outputs[output])
-        read = TypeDeserializer().deserialize
+        read = ExactDeserializer().deserialize
         items = [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
         return sorted(items, key=lambda item: str(item[order]))
 

@@ -4,6 +4,7 @@ The definition is read from the deployed stack, so that what runs here is what i
 without being told (matching, choosing a template, its own errors) follows the documentation of REST APIs.
 """
 
+import base64
 import json
 import re
 import time
@@ -11,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
@@ -32,6 +33,7 @@ GATEWAY_RESPONSES = {
     "INTEGRATION_TIMEOUT": (504, "Endpoint request timed out"),
     "MISSING_AUTHENTICATION_TOKEN": (403, "Missing Authentication Token"),
     "REQUEST_TOO_LARGE": (413, "Request Too Long"),
+    "THROTTLED": (429, "Too Many Requests"),
     "UNSUPPORTED_MEDIA_TYPE": (415, "Unsupported Media Type"),
 }
 
@@ -41,15 +43,44 @@ class GatewayError(Exception):
 
 
 @dataclass
+class Throttle:
+    """A stage's limits, as a bucket of tokens: each request takes one, and none waits for one.
+
+    `burst` is what the bucket holds, `rate` how many tokens a second bring, `clock` tells seconds.
+    """
+
+    rate: float
+    burst: int
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._tokens = float(self.burst)
+        self._filled_at = self.clock()
+        self._lock = Lock()
+
+    def lets_in(self) -> bool:
+        """Take a token, if there is one."""
+        with self._lock:
+            now = self.clock()
+            self._tokens = min(self.burst, self._tokens + (now - self._filled_at) * self.rate)
+            self._filled_at = now
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+@dataclass
 class Gateway:
-    """A WSGI application that serves one REST API.
+    """A WSGI application that serves one stage of a REST API.
 
     `definition` is the API's OpenAPI document with its references resolved, `stepfunctions` the client its integrations
-    call, `concurrency` the number of integrations at once; more requests wait.
+    call, `throttle` has the stage's limits, `concurrency` is the number of integrations at once; more requests wait.
     """
 
     definition: dict[str, Any]
     stepfunctions: Any
+    throttle: Throttle
     concurrency: int = 4
 
     def __post_init__(self) -> None:
@@ -60,9 +91,12 @@ class Gateway:
 
     def answer(self, request: Request) -> Response:
         """Return what API Gateway would answer; never raises for anything that a caller may send."""
-        request_id = str(uuid.uuid4())
+        request_id = request.headers.get("x-amzn-RequestId") or str(uuid.uuid4())
+        extended_request_id = base64.b64encode(uuid.uuid4().bytes[:11]).decode()
         context = {
+            # A caller may choose it; the extended one is API Gateway's own.
             "requestId": request_id,
+            "extendedRequestId": extended_request_id,
             "requestTimeEpoch": time.time_ns() // 1_000_000,
             "httpMethod": request.method,
             "identity": {"sourceIp": request.remote_addr},
@@ -72,7 +106,8 @@ class Gateway:
             body, status = self._integrate(request, context)
         except GatewayError as error:
             body, status = self._gateway_response(str(error), context)
-        return Response(body, status, content_type="application/json", headers={"x-amzn-RequestId": request_id})
+        headers = {"x-amzn-RequestId": request_id, "x-amz-apigw-id": extended_request_id}
+        return Response(body, status, content_type="application/json", headers=headers)
 
     def _integrate(self, request: Request, context: dict[str, Any]) -> tuple[str, int]:
         if not self._lets_in(request.remote_addr or ""):
@@ -80,6 +115,9 @@ class Gateway:
         operation = self.definition["paths"].get(request.path, {}).get(request.method.lower())
         if operation is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
+        # The limits are those of a method: a caller whom the policy keeps out takes none of its room.
+        if not self.throttle.lets_in():
+            raise GatewayError("THROTTLED")
         integration = operation["x-amazon-apigateway-integration"]
         # A body whose length is not announced is cut at the limit without a word, hence the byte more.
         request.max_content_length = MAX_BODY_BYTES + 1
@@ -153,8 +191,22 @@ def deployed_definition(cloudformation: Any, stack_name: str) -> dict[str, Any]:
 
     Taken from the processed template: ministack drops the mapping templates of a document that it imports.
     """
+    definition = _deployed(cloudformation, stack_name, "AWS::ApiGateway::RestApi", "Body")
+    assert isinstance(definition, dict)
+    return definition
+
+
+def deployed_throttle(cloudformation: Any, stack_name: str) -> Throttle:
+    """Return the limits of the one stage of the stack's REST API, which are the same for all of its methods."""
+    (settings,) = _deployed(cloudformation, stack_name, "AWS::ApiGateway::Stage", "MethodSettings")
+    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
+    return Throttle(float(settings["ThrottlingRateLimit"]), int(settings["ThrottlingBurstLimit"]))
+
+
+def _deployed(cloudformation: Any, stack_name: str, kind: str, name: str) -> Any:
+    """Return a property of the stack's only resource of a type, its references resolved."""
     template = cloudformation.get_template(StackName=stack_name, TemplateStage="Processed")["TemplateBody"]
-    (api,) = (r for r in template["Resources"].values() if r["Type"] == "AWS::ApiGateway::RestApi")
+    (resource,) = (r for r in template["Resources"].values() if r["Type"] == kind)
     (stack,) = cloudformation.describe_stacks(StackName=stack_name)["Stacks"]
     resources = cloudformation.describe_stack_resources(StackName=stack_name)["StackResources"]
     region, account = stack["StackId"].split(":")[3:5]
@@ -166,8 +218,6 @@ def deployed_definition(cloudformation: Any, stack_name: str) -> dict[str, Any]:
         **{name: parameter_value(parameter, given.get(name)) for name, parameter in template["Parameters"].items()},
         # The integration's role, which nothing here assumes.
         "CallbackApiRole.Arn": None,
-        **{resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources},
+        **{deployed["LogicalResourceId"]: deployed["PhysicalResourceId"] for deployed in resources},
     }
-    definition = resolved(api["Properties"]["Body"], names, template["Conditions"])
-    assert isinstance(definition, dict)
-    return definition
+    return resolved(resource["Properties"][name], names, template["Conditions"])

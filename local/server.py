@@ -9,7 +9,7 @@ from typing import Any
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from local.desk import PREFIX, Desk
-from local.gateway import Gateway, deployed_definition
+from local.gateway import Gateway, deployed_definition, deployed_throttle
 from local.stack import CONCURRENCY, STACK_NAME, Stack
 
 
@@ -32,14 +32,16 @@ def serving(stack: Stack, port: int, say: Callable[[str], None]) -> Iterator[Ser
             if not path.startswith(PREFIX):
                 say(f"{self.command} {path} {code}")
 
-    definition = deployed_definition(stack.client("cloudformation"), STACK_NAME)
+    cloudformation = stack.client("cloudformation")
+    definition = deployed_definition(cloudformation, STACK_NAME)
+    throttle = deployed_throttle(cloudformation, STACK_NAME)
     desk = Desk(stack)
 
     def application(environ: Any, start_response: Any) -> Any:
         chosen = desk if f"{environ['PATH_INFO']}/".startswith(PREFIX) else gateway
         return chosen(environ, start_response)
 
-    gateway = Gateway(definition, stack.client("stepfunctions"), CONCURRENCY)
+    gateway = Gateway(definition, stack.client("stepfunctions"), throttle, CONCURRENCY)
     server = make_server("127.0.0.1", port, application, threaded=True, request_handler=Handler)
     thread = Thread(target=server.serve_forever)
     thread.start()

@@ -200,7 +200,7 @@ class Stack:
             *("--capabilities", "CAPABILITY_IAM"),
             "--no-progressbar",
             "--no-fail-on-empty-changeset",
-            *("--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items() if value)),
+            *("--parameter-overrides", *(f"{name}={_quoted(value)}" for name, value in parameters.items())),
         )
 
     def _sam(self, command: str, *arguments: str) -> None:
@@ -264,6 +264,12 @@ def _digest_of(*paths: Path) -> str:
                 digest.update(f"{file.relative_to(ROOT)}\0{file.stat().st_size}\0".encode())
                 digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _quoted(value: str) -> str:
+    """Return a parameter's value as SAM reads it whole: blanks and none at all included."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _is_listening(port: int) -> bool:

@@ -3,6 +3,7 @@
 import copy
 import http.client
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -51,6 +52,11 @@ class Answer:
     headers: dict[str, str]
     body: dict[str, Any]
 
+    @property
+    def request_id(self) -> str:
+        """The id by which the delivery is known."""
+        return re.sub("[^A-Za-z0-9]", "", self.headers["x-amz-apigw-id"])
+
 
 @dataclass(frozen=True)
 class Local:
@@ -87,17 +93,14 @@ class Local:
         return [record for record in self.server.desk.records() if record["orderId"] == order_id]
 
     def errors_of(self, answer: Answer) -> list[dict[str, Any]]:
-        request_id = answer.headers["x-amzn-RequestId"]
-        return [error for error in self.server.desk.errors() if error["requestId"] == request_id]
+        return [error for error in self.server.desk.errors() if error["requestId"] == answer.request_id]
 
     def mails_of(self, answer: Answer) -> list[dict[str, Any]]:
-        request_id = answer.headers["x-amzn-RequestId"]
-        return [mail for mail in self.server.desk.mails() if request_id in mail["BodyText"]]
+        return [mail for mail in self.server.desk.mails() if answer.request_id in mail["BodyText"]]
 
     def sentry_events_of(self, answer: Answer) -> list[dict[str, Any]]:
-        request_id = answer.headers["x-amzn-RequestId"]
         events = self.server.desk.sentry()
-        return [event for event in events if event["contexts"]["execution"]["requestId"] == request_id]
+        return [event for event in events if event["contexts"]["execution"]["requestId"] == answer.request_id]
 
     def payloads_of(self, order_id: str, at_least: int = 1) -> list[str]:
         """Return what process-paid was called with for the orders whose id starts so, as it came.

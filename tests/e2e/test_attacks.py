@@ -28,7 +28,7 @@ MISMATCH = "signature: does not match"
 TIME_OFF = "webhook-timestamp: is more than five minutes off"
 NO_TIME = "webhook-timestamp: is not a number of seconds"
 NOT_JSON = "body: is not JSON"
-AMOUNT_RANGE = "amount: must have at most 38 digits and lie between 1E-130 and 1E+126"
+AMOUNT_RANGE = "amount: must be 0, or at least 1E-30 and below 1E+38, with at most 38 significant digits"
 MAX_BODY_BYTES = 32 * 1024
 
 # What a template, a path or an intrinsic function would take for its own, were it ever read as one.
@@ -83,7 +83,7 @@ def assert_untouched(guarded: Guarded, order_id: str) -> None:
 
 
 def assert_refused_without_a_reason(answer: Answer) -> None:
-    assert_refused(answer, f"Internal error, request id {answer.headers['x-amzn-RequestId']}")
+    assert_refused(answer, f"Internal error, request id {answer.request_id}")
 
 
 # Who signed, what and when
@@ -289,6 +289,13 @@ def test_a_malformed_header_makes_no_other_header(
         pytest.param(b"".join(b"x-%d: a\r\n" % number for number in range(200)), id="200"),
     ],
 )
+def test_a_request_id_of_the_callers_choice_is_not_the_deliverys(guarded: Guarded) -> None:
+    chosen = {"Content-Type": "application/json", "x-amzn-RequestId": "chosen"}
+    answers = [guarded.send(body, chosen) for body in ("{}", '{"orderId": "1"}')]
+    errors = [error for answer in answers for error in guarded.errors_of(answer)]
+    assert [json.loads(error["event"])["body"] for error in errors] == ["{}", '{"orderId": "1"}']
+
+
 def test_more_headers_than_any_server_takes_are_refused(
     guarded: Guarded, body: str, order_id: str, head: bytes
 ) -> None:

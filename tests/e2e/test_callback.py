@@ -30,7 +30,7 @@ def test_a_paid_callback_is_recorded_and_processed_once(local: Local, make_body:
     (record,) = local.records_of(order_id)
     assert record["body"] == body
     assert record["amount"] == Decimal(2339)
-    assert record["requestId"] == answer.headers["x-amzn-RequestId"]
+    assert record["requestId"] == answer.request_id
     assert record["sourceIp"] == "127.0.0.1"
     assert local.payloads_of(order_id) == [body]
 
@@ -176,7 +176,7 @@ def test_a_failure_reaches_all_three_reports(local: Local, make_body: MakeBody, 
     }
     assert expected.items() <= error.items()
     assert json.loads(error["event"])["body"] == body
-    assert answer.headers["x-amzn-RequestId"] in error["executionArn"]
+    assert answer.request_id in error["executionArn"]
     (mail,) = local.mails_of(answer)
     assert (mail["Source"], mail["To"]) == ("payments@example.com", ["on-duty@example.com"])
     assert mail["Subject"] == "[local] BankApp callback failed: InvalidCallback"

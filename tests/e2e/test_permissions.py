@@ -126,12 +126,12 @@ def put_failure(task: Task) -> None:
 
 
 def find(task: Task) -> str:
-    return task.run(**CHANNEL, selection={}, collected=[])
+    return task.run(**CHANNEL, selection={}, collected=[], page=0)
 
 
 def find_one(task: Task) -> str:
     put_failure(task)
-    return task.run(**CHANNEL, selection={"requestId": task.id}, collected=[])
+    return task.run(**CHANNEL, selection={"requestId": task.id}, collected=[], page=0)
 
 
 def claim(task: Task) -> str:
@@ -141,7 +141,7 @@ def claim(task: Task) -> str:
 
 def settle(task: Task) -> str:
     put_failure(task)
-    return task.run(requestId=task.id, attempt=0, run={"status": "FAILED", "output": ""})
+    return task.run(requestId=task.id, attempt=0, run={"Status": "FAILED"})
 
 
 def verify(task: Task) -> str:
@@ -269,7 +269,7 @@ def test_a_step_without_its_permissions_fails_and_is_reported(local: Local, make
     with without_permissions(local, step):
         answer = local.post(make_body())
     assert answer.status == 500
-    assert answer.body["error"] == f"Internal error, request id {answer.headers['x-amzn-RequestId']}"
+    assert answer.body["error"] == f"Internal error, request id {answer.request_id}"
     (error,) = local.errors_of(answer)
     assert error["step"] == step
     assert "AccessDenied" in error["cause"]

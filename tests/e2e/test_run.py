@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from local.__main__ import post
 from local.stack import ROOT, free_ports
-from tests.outcomes import OUTCOMES
+from tests.outcomes import FAILURE_MESSAGE, OUTCOMES, body_of
 from tests.workflow.paths import PAID
 
 START_SECONDS = 180
@@ -25,10 +28,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="read
 
 
 @contextmanager
-def running(state_dir: Path, output: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
+def running(output: Path, *variables: str) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
     """Start `make run` on free ports and wait until it serves; yield the process and its two ports."""
     api_port, aws_port = free_ports(2)
-    command = ["make", "--silent", "run", f"API_PORT={api_port}", f"AWS_PORT={aws_port}", f"STATE={state_dir}"]
+    command = ["make", "--silent", "run", f"API_PORT={api_port}", f"AWS_PORT={aws_port}", *variables]
     with output.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -67,11 +70,14 @@ def processes_with(text: str) -> list[str]:
 
 
 def test_it_shows_a_paid_callback_keeps_its_state_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    output, state_dir = tmp_path / "output", tmp_path / "state"
-    with running(state_dir, output) as (process, api_port, aws_port):
+    output, state = tmp_path / "output", f"STATE={tmp_path / 'state'}"
+    called_once = f"process-paid  called 1x with {body_of('paid')}\n"
+    with running(output, state) as (process, api_port, aws_port):
         shown = output.read_text()
         assert "answer        200" in shown
         assert f"states        {' > '.join(PAID)}\n" in shown
+        assert called_once in shown
+        assert f"make demo API_PORT={api_port} " in shown
         loopback = "0100007F"
         assert listening_addresses(api_port) == listening_addresses(aws_port) == {loopback}
         assert listening_addresses(8883) == set()
@@ -92,10 +98,49 @@ def test_it_shows_a_paid_callback_keeps_its_state_and_leaves_nothing_behind(tmp_
         assert "Stopped" in output.read_text()
         assert processes_with(f"GATEWAY_PORT={aws_port}") == []
 
-    with running(state_dir, output) as (_, api_port, _):
+    with running(output, state) as (_, api_port, _):
+        # Those of the demo are not its own.
+        assert called_once in output.read_text()
         # One callback of either start, and what the demo recorded in between.
         recorded = sum(outcome.status == 200 for outcome in OUTCOMES.values())
         assert len(get(api_port, "records")) == 2 + recorded
+
+
+def test_the_templates_parameters_are_deployed_and_a_refused_callback_is_shown(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    parameters = "PARAMETERS=SignatureMode=enforce ThrottleRate=1 ThrottleBurst=3"
+    with running(output, parameters) as (_, api_port, _):
+        shown = output.read_text()
+        assert "answer        500" in shown
+        assert "VerifySignature > " in shown
+        assert "record        -\n" in shown
+        assert "process-paid  not called\n" in shown
+
+        with ThreadPoolExecutor(10) as pool:
+            answers = list(pool.map(lambda _: post(f"http://127.0.0.1:{api_port}", body_of("paid")), range(10)))
+        statuses = Counter(answer.status for answer in answers)
+        assert statuses.keys() == {429, 500}
+        assert statuses[429] >= 5
+        assert {answer.body for answer in answers if answer.status == 429} == {
+            json.dumps({"success": False, "error": "Too Many Requests", "message": FAILURE_MESSAGE})
+        }
+        assert len(get(api_port, "executions")) == 1 + statuses[500]
+
+
+@pytest.mark.parametrize(
+    ("word", "error"),
+    [("SignatureMode", "'SignatureMode' is not NAME=VALUE"), ("SignatureMod=on", "has no parameter 'SignatureMod'")],
+)
+def test_a_word_that_is_no_parameter_is_said_clearly(word: str, error: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "local", "run", "--parameters", "ThrottleRate=1", word],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert error in run.stderr
 
 
 def test_a_port_in_use_is_said_clearly() -> None:
@@ -115,12 +160,13 @@ def test_a_port_in_use_is_said_clearly() -> None:
 
 
 def test_a_demo_without_a_stack_says_what_to_start() -> None:
+    (port,) = free_ports(1)
     run = subprocess.run(
-        [sys.executable, "-m", "local", "demo", "--api-port", str(free_ports(1)[0])],
+        [sys.executable, "-m", "local", "demo", "--api-port", str(port)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 1
-    assert "make run" in run.stderr
+    assert f"make run API_PORT={port}`" in run.stderr

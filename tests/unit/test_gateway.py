@@ -1,17 +1,19 @@
 import copy
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 from werkzeug.test import Client, TestResponse
 
-from local.gateway import MAX_BODY_BYTES, Gateway, deployed_definition
+from local.gateway import MAX_BODY_BYTES, Gateway, Throttle, deployed_definition, deployed_throttle
 
 PATH = "/bankapp/callback"
 BODY = '{"orderId": "1", "amount": 1.50}'
@@ -62,9 +64,15 @@ def stepfunctions() -> StepFunctions:
     return StepFunctions(outcome=succeeded)
 
 
+def serve(
+    definition: dict[str, Any], stepfunctions: StepFunctions, concurrency: int = 4, throttle: Throttle | None = None
+) -> Gateway:
+    return Gateway(definition, stepfunctions, throttle or Throttle(rate=1, burst=1000), concurrency)
+
+
 @pytest.fixture
 def client(api: dict[str, Any], stepfunctions: StepFunctions) -> Client:
-    return Client(Gateway(api, stepfunctions))
+    return Client(serve(api, stepfunctions))
 
 
 def post(
@@ -81,7 +89,12 @@ def refusal(response: TestResponse) -> str:
     assert response.content_type == "application/json"
     answer = json.loads(response.get_data(as_text=True))
     assert answer == {"success": False, "error": answer["error"], "message": FAILURE}
-    return answer["error"].replace(response.headers["x-amzn-RequestId"], "<id>")
+    return answer["error"].replace(response.headers["x-amz-apigw-id"], "<id>").replace(request_id(response), "<id>")
+
+
+def request_id(response: TestResponse) -> str:
+    """The id by which a delivery is known: API Gateway's own, without its signs."""
+    return re.sub("[^A-Za-z0-9]", "", response.headers["x-amz-apigw-id"])
 
 
 def test_a_callback_starts_one_execution_named_as_the_request(client: Client, stepfunctions: StepFunctions) -> None:
@@ -90,7 +103,7 @@ def test_a_callback_starts_one_execution_named_as_the_request(client: Client, st
     (call,) = stepfunctions.calls
     assert call.keys() == {"stateMachineArn", "name", "input"}
     assert call["stateMachineArn"].endswith(":payment3-bankapp-callback-test")
-    assert call["name"] == response.headers["x-amzn-RequestId"]
+    assert call["name"] == request_id(response)
     (delivery,) = stepfunctions.deliveries()
     assert delivery["requestId"] == call["name"]
     assert before <= delivery["receivedAt"] <= time.time() * 1000
@@ -98,8 +111,26 @@ def test_a_callback_starts_one_execution_named_as_the_request(client: Client, st
 
 
 def test_every_request_has_an_id_of_its_own(client: Client, stepfunctions: StepFunctions) -> None:
-    assert post(client).headers["x-amzn-RequestId"] != post(client).headers["x-amzn-RequestId"]
+    assert request_id(post(client)) != request_id(post(client))
     assert len({call["name"] for call in stepfunctions.calls}) == 2
+
+
+def test_no_caller_can_choose_the_id(client: Client, stepfunctions: StepFunctions) -> None:
+    headers = {"Content-Type": "application/json", "x-amzn-RequestId": "chosen"}
+    chosen = [client.post(PATH, data=BODY, headers=headers) for _ in range(2)]
+    assert {response.headers["x-amzn-RequestId"] for response in chosen} == {"chosen"}
+    assert "chosen" not in str(stepfunctions.calls)
+    assert len({call["name"] for call in stepfunctions.calls}) == 2
+
+
+def test_without_the_id_the_execution_has_its_own_name(
+    client: Client, stepfunctions: StepFunctions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local.gateway.base64", SimpleNamespace(b64encode=lambda _: b"=="))
+    post(client)
+    (call,) = stepfunctions.calls
+    assert call.keys() == {"stateMachineArn", "input"}
+    assert stepfunctions.deliveries()[0]["requestId"] == ""
 
 
 def test_the_headers_passed_on_are_those_of_the_allow_list(client: Client, stepfunctions: StepFunctions) -> None:
@@ -178,7 +209,7 @@ def test_the_status_of_the_call_selects_the_response_and_its_template(
         r"4\d{2}": {"statusCode": "409", "responseTemplates": {"application/json": "refused $input.path('$.__type')"}},
         r"5\d{2}": {"statusCode": "502", "responseTemplates": {"application/json": "broken $input.path('$.__type')"}},
     }
-    response = post(Client(Gateway(definition, StepFunctions(outcome))))
+    response = post(Client(serve(definition, StepFunctions(outcome))))
     assert (response.status_code, response.get_data(as_text=True)) == (status, body)
 
 
@@ -203,7 +234,7 @@ ALL_KINDS = "198.51.100.0/24,203.0.113.7/32,2001:db8::/32"
 def test_a_caller_of_the_allow_list_is_let_in(
     api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions, allowed: str, source_ip: str
 ) -> None:
-    client = Client(Gateway(api_with(AllowedSourceIps=allowed), stepfunctions))
+    client = Client(serve(api_with(AllowedSourceIps=allowed), stepfunctions))
     assert post(client, source_ip=source_ip).status_code == 200
     assert stepfunctions.deliveries()[0]["sourceIp"] == source_ip
 
@@ -227,7 +258,7 @@ def test_a_caller_of_the_allow_list_is_let_in(
 def test_any_other_caller_is_refused_before_anything_is_started(
     api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions, allowed: str, source_ip: str
 ) -> None:
-    client = Client(Gateway(api_with(AllowedSourceIps=allowed), stepfunctions))
+    client = Client(serve(api_with(AllowedSourceIps=allowed), stepfunctions))
     response = post(client, source_ip=source_ip)
     assert response.status_code == 403
     assert refusal(response) == "User: anonymous is not authorized to perform: execute-api:Invoke"
@@ -246,7 +277,7 @@ def test_without_an_allow_list_everybody_is_let_in(
 def test_a_caller_cannot_give_itself_an_address_of_the_allow_list(
     api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions
 ) -> None:
-    client = Client(Gateway(api_with(AllowedSourceIps="203.0.113.7/32"), stepfunctions))
+    client = Client(serve(api_with(AllowedSourceIps="203.0.113.7/32"), stepfunctions))
     claimed = {"X-Forwarded-For": "203.0.113.7", "X-Real-Ip": "203.0.113.7", "Forwarded": "for=203.0.113.7"}
     stranger = {"REMOTE_ADDR": "192.0.2.1"}
     assert client.post(PATH, json={}, headers=claimed, environ_overrides=stranger).status_code == 403
@@ -355,7 +386,7 @@ def test_requests_beyond_the_concurrency_wait_for_their_turn(api: dict[str, Any]
             running -= 1
         return succeeded()
 
-    gateway = Gateway(api, StepFunctions(outcome=work), concurrency=2)
+    gateway = serve(api, StepFunctions(outcome=work), concurrency=2)
     statuses: list[int] = []
     threads = [threading.Thread(target=lambda: statuses.append(post(Client(gateway)).status_code)) for _ in range(5)]
     for thread in threads:
@@ -368,22 +399,85 @@ def test_requests_beyond_the_concurrency_wait_for_their_turn(api: dict[str, Any]
 
 def test_a_failed_call_gives_its_turn_back(api: dict[str, Any]) -> None:
     stepfunctions = StepFunctions(outcome=ReadTimeoutError(endpoint_url="http://127.0.0.1"))
-    client = Client(Gateway(api, stepfunctions, concurrency=1))
+    client = Client(serve(api, stepfunctions, concurrency=1))
     assert [post(client).status_code for _ in range(3)] == [504, 504, 504]
+
+
+def still() -> float:
+    """A clock that stands."""
+    return 0.0
+
+
+def test_a_request_over_the_limit_is_refused_before_anything_is_started(
+    api: dict[str, Any], stepfunctions: StepFunctions
+) -> None:
+    client = Client(serve(api, stepfunctions, throttle=Throttle(rate=50, burst=3, clock=still)))
+    assert [post(client).status_code for _ in range(3)] == [200, 200, 200]
+    response = post(client)
+    assert response.status_code == 429
+    assert refusal(response) == "Too Many Requests"
+    assert len(stepfunctions.calls) == 3
+
+
+def test_room_comes_back_at_the_rate_and_never_beyond_the_burst() -> None:
+    seconds = 0.0
+    throttle = Throttle(rate=2, burst=3, clock=lambda: seconds)
+
+    def let_in(now: float) -> int:
+        nonlocal seconds
+        seconds = now
+        return [throttle.lets_in() for _ in range(5)].count(True)
+
+    # Half a token after a quarter of a second; what was refused has taken nothing of it.
+    assert [let_in(now) for now in (0, 0.25, 0.5, 1.5, 1000)] == [3, 0, 1, 2, 3]
+
+
+def test_who_is_refused_by_the_policy_or_finds_nothing_takes_no_room(
+    api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions
+) -> None:
+    definition = api_with(AllowedSourceIps="203.0.113.7/32")
+    client = Client(serve(definition, stepfunctions, throttle=Throttle(rate=1, burst=1, clock=still)))
+    elsewhere = {"data": BODY, "environ_overrides": {"REMOTE_ADDR": "203.0.113.7"}}
+
+    def others() -> list[int]:
+        stranger = post(client, source_ip="192.0.2.1").status_code
+        return [stranger, client.post("/", **elsewhere).status_code, client.put(PATH, **elsewhere).status_code]
+
+    assert others() == [403, 404, 404]
+    assert [post(client).status_code for _ in range(2)] == [200, 429]
+    assert others() == [403, 404, 404]
+
+
+def test_requests_at_once_get_no_more_than_the_burst() -> None:
+    class Slow(float):
+        """Lets another thread in while the tokens are counted."""
+
+        def __rmul__(self, other: float) -> float:
+            time.sleep(0.001)
+            return other * float(self)
+
+    throttle = Throttle(rate=Slow(1), burst=5, clock=still)
+    taken: list[bool] = []
+    threads = [threading.Thread(target=lambda: taken.append(throttle.lets_in())) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == [False] * 15 + [True] * 5
 
 
 def test_a_gateway_response_that_the_api_does_not_define_is_api_gateways_own(
     api: dict[str, Any], stepfunctions: StepFunctions
 ) -> None:
     own = {key: value for key, value in api.items() if key != "x-amazon-apigateway-gateway-responses"}
-    response = Client(Gateway(own, stepfunctions)).get(PATH)
+    response = Client(serve(own, stepfunctions)).get(PATH)
     assert (response.status_code, response.json) == (403, {"message": "Missing Authentication Token"})
 
 
 def test_a_gateway_response_falls_back_on_the_apis_default(api: dict[str, Any], stepfunctions: StepFunctions) -> None:
     name = "x-amazon-apigateway-gateway-responses"
     defaults = {**api, name: {"DEFAULT_4XX": api[name]["DEFAULT_4XX"]}}
-    response = Client(Gateway(defaults, stepfunctions)).get(PATH)
+    response = Client(serve(defaults, stepfunctions)).get(PATH)
     assert response.status_code == 403
     assert refusal(response) == "Missing Authentication Token"
 
@@ -393,12 +487,18 @@ class CloudFormation:
 
     def __init__(self, template: dict[str, Any], body: dict[str, Any], **parameters: str) -> None:
         self._template = {name: template[name] for name in ("Parameters", "Conditions")}
+        self._method_settings = template["Resources"]["CallbackApi"]["Properties"]["MethodSettings"]
         self._body = body
         self._parameters = {"Branch": "test", "FailureMessage": FAILURE, **parameters}
 
     def get_template(self, **_: str) -> dict[str, Any]:
         resources = {
             "CallbackApi": {"Type": "AWS::ApiGateway::RestApi", "Properties": {"Body": self._body}},
+            # What SAM makes of the API's MethodSettings.
+            "CallbackApiStage": {
+                "Type": "AWS::ApiGateway::Stage",
+                "Properties": {"StageName": {"Ref": "Branch"}, "MethodSettings": self._method_settings},
+            },
             "Task": {"Type": "AWS::Lambda::Function", "Properties": {}},
         }
         return {"TemplateBody": {**self._template, "Resources": resources}}
@@ -427,6 +527,18 @@ def test_the_deployed_definition_is_the_templates_with_its_references_resolved(
     # Nothing here assumes the role.
     expected["paths"][PATH]["post"]["x-amazon-apigateway-integration"]["credentials"] = None
     assert deployed == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "limits"),
+    [({}, (50, 100)), ({"ThrottleRate": "7.5"}, (7.5, 100)), ({"ThrottleRate": "1", "ThrottleBurst": "2"}, (1, 2))],
+    ids=str,
+)
+def test_the_limits_are_those_of_the_deployed_stage(
+    template: dict[str, Any], parameters: dict[str, str], limits: tuple[float, int]
+) -> None:
+    throttle = deployed_throttle(CloudFormation(template, {}, **parameters), "payment3")
+    assert (throttle.rate, throttle.burst) == limits
 
 
 def test_a_reference_to_what_was_not_deployed_is_an_error(template: dict[str, Any]) -> None:
