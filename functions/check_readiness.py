@@ -15,7 +15,7 @@ from callbacks import secrets
 from callbacks.errors import ConfigurationError
 
 # AWS may need a moment to know a role everywhere that the same deployment has made.
-ATTEMPTS = 3
+MAX_PAUSES = 6
 PAUSE_SECONDS = 5
 ANSWER_SECONDS = 5
 MAX_REASON_CHARACTERS = 2000
@@ -49,8 +49,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:
 
 
 def _missing(properties: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[str]:
+    pauses = iter(range(MAX_PAUSES))
     for names, need, read in _needs(properties):
-        if any(properties[name] != before.get(name) for name in names) and (error := _error_of(read)):
+        if any(properties[name] != before.get(name) for name in names) and (error := _error_of(read, pauses)):
             yield f"{need}: {error}"
 
 
@@ -79,17 +80,15 @@ def _needs(properties: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
             )
 
 
-def _error_of(read: Callable[[], object]) -> Exception | None:
-    error: Exception | None = None
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE_SECONDS)
+def _error_of(read: Callable[[], object], pauses: Iterator[int]) -> Exception | None:
+    while True:
         try:
             read()
         except ConfigurationError as wrong:
             return wrong
         except Exception as failed:  # noqa: BLE001 whatever it is, it would have stopped callbacks
-            error = failed
+            if next(pauses, None) is None:
+                return failed
         else:
             return None
-    return error
+        time.sleep(PAUSE_SECONDS)

@@ -11,8 +11,9 @@ from callbacks.transient import transient_errors_named
 
 ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
 
-# A page of failures takes at most some 4,500 of the 25,000 events that an execution's history holds.
-MAX_PAGES = 5
+# A failure takes at most some 65 of the 25,000 events that an execution's history holds, and the first page has up to
+# 200 failures, with what was collected.
+MAX_PAGES = 2
 
 # Whoever asks by hand means all that are not done, whatever is planned for them.
 UNRESOLVED = CallbackError.status != Status.RESOLVED
@@ -22,7 +23,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Return the failures that the selection names, the oldest first.
 
     Takes `channel`, `functionName`, `selection` (the healing workflow's input), `collected` (what CollectUndispatched
-    returned) and `page` (how many pages this run has had).
+    returned), `page` (how many pages this run has had) and `next` (where the last of them ended).
     Returns `failures`, each with what the index has of it and always `requestId`; `isManual`; `next`, where the next
     page starts, or None; `page`, and `hasMore`: whether this run goes on with another page by itself.
     Raises InvalidSelection and ServiceUnavailable.
@@ -41,7 +42,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "isManual": selection.is_manual,
         "next": following,
         "page": page,
-        # A person goes on from `next`. What was run is not due any more, so a run on schedule starts anew.
+        # A person goes on from `next` in another execution.
         "hasMore": not selection.is_manual and following is not None and page < MAX_PAGES,
     }
 
@@ -67,7 +68,7 @@ def _query(event: dict[str, Any], selection: Selection) -> ResultIterator[Callba
         in_time = CallbackError.nextAttemptAt <= times.iso(times.now())
         index, key, status = ErrorLog.due, event["channel"], None
     rows: ResultIterator[CallbackError] = index.query(
-        key, in_time, status, limit=selection.limit, last_evaluated_key=selection.after
+        key, in_time, status, limit=selection.limit, last_evaluated_key=event["next"] or selection.after
     )
     return rows
 

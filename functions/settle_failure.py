@@ -25,8 +25,8 @@ class Result(NamedTuple):
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Write the result, and either when the next attempt is due or that there is none.
 
-    Takes `requestId`, `attempt` and `run`: `Status` (the execution's, or why there is none) and, where it has one, its
-    `Output` as text.
+    Takes `requestId`, `attempt` and `run`: `Status` (the execution's, or why there is none), where it has one its
+    `Output` as text, and `isEnd` where none will follow.
     Returns `requestId`, `orderId`, `status`, `attempts` and `lastResult`. Raises ServiceUnavailable.
     """
     result = _read(event["run"])
@@ -34,7 +34,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         row = ErrorLog.get(event["requestId"], consistent_read=True)
         # What came to no answer, or was handed on, was not refused this time.
         is_refused = result.status_code not in {None, 200} and row.error in REFUSALS
-        status = _status(is_success=result.is_done, is_refused=is_refused, attempt=event["attempt"])
+        is_last = event["run"].get("isEnd", False) or redrives.is_last(event["attempt"])
+        status = _status(is_success=result.is_done, is_refused=is_refused, is_last=is_last)
         will_retry = status == Status.OPEN and not is_refused
         due = CallbackError.nextAttemptAt
         # Not where a later run has taken over; what it finds out is newer.
@@ -67,9 +68,9 @@ def _read(run: dict[str, Any]) -> Result:
     return Result(answer["statusCode"], answer["isDone"], text)
 
 
-def _status(*, is_success: bool, is_refused: bool, attempt: int) -> Status:
+def _status(*, is_success: bool, is_refused: bool, is_last: bool) -> Status:
     if is_success:
         return Status.RESOLVED
-    if is_refused or not redrives.is_last(attempt):
+    if is_refused or not is_last:
         return Status.OPEN
     return Status.GIVEN_UP

@@ -17,8 +17,8 @@ ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Write one item per delivery; a second attempt writes the same item again.
 
-    A first failure opens the item: the delivery will be run again, unless the delivery itself is what is wrong, or too
-    large. At a later one only what failed is noted; what follows from it is for SettleFailure to say.
+    A first failure opens the item: the delivery will be run again, unless the delivery itself is what is wrong. At a
+    later one only what failed is noted; what follows from it is for SettleFailure to say.
     Takes what Failure.from_event takes. Returns `reported`: true. Raises ServiceUnavailable.
     """
     failure = Failure.from_event(event)
@@ -60,6 +60,6 @@ def _opening(failure: Failure) -> list[Action]:
         CallbackError.status.set(Status.OPEN),
         CallbackError.attempts.set(0),
         due.remove()
-        if failure.is_refusal or redrives.is_too_large(failure.event)
+        if failure.is_refusal
         else due.set(redrives.due_after(0, datetime.fromisoformat(failure.occurred_at))),
     ]

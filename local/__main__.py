@@ -175,7 +175,7 @@ def post(url: str, body: str) -> Answer:
         response = error
     with response:
         text = response.read().decode()
-        request_id = re.sub("[^A-Za-z0-9]", "", response.headers["x-amz-apigw-id"])
+        request_id = re.sub("[^A-Za-z0-9_-]", "", response.headers["x-amz-apigw-id"])
         return Answer(response.status or 0, text, request_id, time.monotonic() - started)
 
 

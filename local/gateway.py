@@ -92,7 +92,7 @@ class Gateway:
     def answer(self, request: Request) -> Response:
         """Return what API Gateway would answer; never raises for anything that a caller may send."""
         request_id = request.headers.get("x-amzn-RequestId") or str(uuid.uuid4())
-        extended_request_id = base64.b64encode(uuid.uuid4().bytes[:11]).decode()
+        extended_request_id = base64.urlsafe_b64encode(uuid.uuid4().bytes[:11]).decode()
         context = {
             # A caller may choose it; the extended one is API Gateway's own.
             "requestId": request_id,

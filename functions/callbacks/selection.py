@@ -62,8 +62,8 @@ class Selection:
 
 
 def _first(request_id: str | None) -> str | None:
-    """Return the id under which the delivery was first received, from its own or that of a repeat."""
-    return None if request_id is None else REPEAT.sub("", request_id)
+    """Return the id under which the delivery was first received, from its own, API Gateway's or that of a repeat."""
+    return None if request_id is None else REPEAT.sub("", request_id.rstrip("=") or request_id)
 
 
 def _time(since: str | None) -> str | None:

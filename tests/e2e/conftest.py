@@ -55,7 +55,7 @@ class Answer:
     @property
     def request_id(self) -> str:
         """The id by which the delivery is known."""
-        return re.sub("[^A-Za-z0-9]", "", self.headers["x-amz-apigw-id"])
+        return re.sub("[^A-Za-z0-9_-]", "", self.headers["x-amz-apigw-id"])
 
 
 @dataclass(frozen=True)

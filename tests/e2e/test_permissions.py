@@ -126,12 +126,12 @@ def put_failure(task: Task) -> None:
 
 
 def find(task: Task) -> str:
-    return task.run(**CHANNEL, selection={}, collected=[], page=0)
+    return task.run(**CHANNEL, selection={}, collected=[], page=0, next=None)
 
 
 def find_one(task: Task) -> str:
     put_failure(task)
-    return task.run(**CHANNEL, selection={"requestId": task.id}, collected=[], page=0)
+    return task.run(**CHANNEL, selection={"requestId": task.id}, collected=[], page=0, next=None)
 
 
 def claim(task: Task) -> str:

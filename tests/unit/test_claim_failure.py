@@ -41,7 +41,8 @@ def test_a_failure_that_is_due_is_claimed_and_comes_with_what_its_delivery_is_ru
         "isClaimed": True,
         "status": "redriven",
         "attempt": 1,
-        "isExhausted": False,
+        "isEnd": False,
+        "end": None,
         "executionName": "8f7e6d5c-redrive-1",
     }
     assert delivery == {
@@ -131,7 +132,7 @@ def test_each_attempt_is_counted_and_has_its_lease(
 ) -> None:
     failed(attempts=attempts)
     claim = task.handler(event, None)
-    assert (claim["isClaimed"], claim["attempt"], claim["isExhausted"]) == (True, attempts + 1, False)
+    assert (claim["isClaimed"], claim["attempt"], claim["isEnd"]) == (True, attempts + 1, False)
     after = only(error_log)
     assert (after["status"], after["attempts"]) == ("redriven", attempts + 1)
     assert from_now(minutes=4) < after["nextAttemptAt"] <= from_now(minutes=5)
@@ -143,7 +144,7 @@ def test_a_last_attempt_whose_lease_has_ended_is_claimed_and_not_made_again(
 ) -> None:
     failed(status="redriven", attempts=attempts)
     claim = task.handler(SCHEDULED, None)
-    assert (claim["isClaimed"], claim["attempt"], claim["isExhausted"]) == (True, attempts, True)
+    assert (claim["isClaimed"], claim["attempt"], claim["isEnd"]) == (True, attempts, True)
     assert only(error_log)["attempts"] == attempts
     # Of two runs one gets it, though the number stays the same.
     assert task.handler(SCHEDULED, None) == {"isClaimed": False, "status": "redriven"}
@@ -159,14 +160,33 @@ def test_of_two_runs_that_find_a_last_attempt_without_a_result_one_gets_it(
     assert [claim["isClaimed"] for claim in faster] == [True]
 
 
-@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
-@pytest.mark.parametrize(("length", "is_claimed"), [(120_000, True), (130_000, False)])
-def test_a_delivery_that_the_workflow_cannot_hold_is_left(
-    task: ModuleType, error_log: Any, failed: Failed, event: dict[str, Any], length: int, is_claimed: bool
+@pytest.mark.parametrize("attempts", [8, 9])
+def test_what_has_an_attempt_too_many_by_a_new_limit_is_run_once_more(
+    task: ModuleType, failed: Failed, attempts: int
 ) -> None:
-    before = failed(event=json.dumps({"body": "x" * length}))
-    assert task.handler(event, None)["isClaimed"] is is_claimed
-    assert (only(error_log) == before) is not is_claimed
+    failed(attempts=attempts)
+    claim = task.handler(SCHEDULED, None)
+    assert (claim["isClaimed"], claim["attempt"], claim["isEnd"]) == (True, attempts + 1, False)
+
+
+@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
+def test_a_delivery_that_the_workflow_cannot_hold_is_not_run_but_told_of(
+    task: ModuleType, error_log: Any, failed: Failed, event: dict[str, Any]
+) -> None:
+    failed(event=json.dumps({"body": '{"orderId": "1", "x": "' + "x" * 130_000, "headers": {"x": "y"}}))
+    claim = task.handler(event, None)
+    assert (claim["isClaimed"], claim["attempt"], claim["isEnd"]) == (True, 0, True)
+    assert claim["end"] == "The delivery is too large to be run again"
+    told = json.loads(claim["input"])
+    assert told["body"].startswith('{"orderId": "1"')
+    assert (len(told["body"]), told["headers"], told["requestId"]) == (4096, {}, "8f7e6d5c")
+    assert only(error_log)["attempts"] == 0
+
+
+@pytest.mark.parametrize("delivery", [None, "x" * 130_000, {"headers": "x" * 130_000}, {"body": ["x" * 130_000]}])
+def test_any_delivery_that_is_too_large_is_told_of_shortly(task: ModuleType, failed: Failed, delivery: Any) -> None:
+    failed(event=json.dumps(delivery))
+    assert len(task.handler(SCHEDULED, None)["input"]) < 5000
 
 
 # What it is run with

@@ -87,7 +87,9 @@ def events(callback: dict[str, Any], failure: dict[str, Any]) -> dict[str, Any]:
 
 def find(**selection: Any) -> Path:
     call = "GetItem" if "requestId" in selection else "Query"
-    return Path("find_failures", {**CHANNEL, "selection": selection, "collected": [], "page": 0}, [(call, {})])
+    return Path(
+        "find_failures", {**CHANNEL, "selection": selection, "collected": [], "page": 0, "next": None}, [(call, {})]
+    )
 
 
 PATHS = [

@@ -31,6 +31,7 @@ def event(collected: list[dict[str, Any]] | None = None, page: int = 0, **select
         "selection": selection,
         "collected": collected or [],
         "page": page,
+        "next": None,
     }
 
 
@@ -207,9 +208,9 @@ def test_what_was_collected_is_of_the_first_page(task: ModuleType) -> None:
 
 @pytest.mark.parametrize(
     ("selection", "page", "has_more"),
-    [({}, 0, True), ({}, 3, True), ({}, 4, False), (ORDER, 0, False), (SINCE, 0, False)],
+    [({}, 0, True), ({}, 1, False), (ORDER, 0, False), (SINCE, 0, False)],
 )
-def test_a_run_on_schedule_goes_on_by_itself_for_five_pages(
+def test_a_run_on_schedule_goes_on_by_itself_for_a_second_page(
     task: ModuleType, failed: Failed, selection: dict[str, Any], page: int, has_more: bool
 ) -> None:
     for second in range(3):
@@ -218,6 +219,14 @@ def test_a_run_on_schedule_goes_on_by_itself_for_five_pages(
     assert (answer["page"], answer["hasMore"]) == (page + 1, has_more)
     assert len(answer["failures"]) == 2
     assert task.handler(event(page=page, limit=5, **selection), None)["hasMore"] is False
+
+
+def test_the_second_page_starts_where_the_first_ended(task: ModuleType, failed: Failed) -> None:
+    for second in range(3):
+        failed(requestId=str(second), nextAttemptAt=at(second))
+    first = task.handler(event(limit=2), None)
+    second_page = task.handler({**event(page=1, limit=2), "next": first["next"]}, None)
+    assert [failure["requestId"] for failure in second_page["failures"]] == ["2"]
 
 
 def test_a_page_that_is_not_the_last_is_full(task: ModuleType, failed: Failed) -> None:

@@ -61,14 +61,18 @@ def test_without_its_settings_nothing_can_be_planned(load: Callable[..., ModuleT
 @pytest.mark.parametrize(
     ("body", "is_too_large"),
     [
-        # The longest that are valid.
+        # The longest that are valid, in scripts of one, two and three bytes.
         ("x" * 32_768, False),
+        ("\u0416" * 16_384, False),
         ("\u0e01" * 10_922, False),
-        ("\U0001f389" * 8_192, False),
-        ("x" * 127_000, False),
-        ("x" * 129_000, True),
-        ("\u0e01" * 32_769, True),
+        ("x" * 111_900, False),
+        ("x" * 112_001, True),
+        ("\\" * 32_768, True),
+        ("\ud83c" * 10_922, False),
+        ("\ud83c" * 32_769, True),
     ],
 )
-def test_a_valid_delivery_is_never_too_large(load: Callable[..., ModuleType], body: str, is_too_large: bool) -> None:
+def test_a_delivery_is_too_large_where_a_state_could_not_hold_it_twice(
+    load: Callable[..., ModuleType], body: str, is_too_large: bool
+) -> None:
     assert load("callbacks.redrives").is_too_large({"body": body}) is is_too_large

@@ -113,6 +113,15 @@ def test_a_delivery_whose_last_attempt_fails_is_given_up(
     assert "nextAttemptAt" not in item
 
 
+def test_what_cannot_be_run_again_is_given_up_at_whatever_attempt(
+    task: ModuleType, error_log: Any, claimed: Failed
+) -> None:
+    claimed()
+    outcome = task.handler(event({"Status": "The delivery is too large to be run again", "isEnd": True}), None)
+    assert (outcome["status"], outcome["lastResult"]) == ("given up", "The delivery is too large to be run again")
+    assert "nextAttemptAt" not in only(error_log)
+
+
 def test_a_delivery_whose_last_attempt_succeeds_is_resolved(task: ModuleType, error_log: Any, claimed: Failed) -> None:
     claimed(status="given up", attempts=8, nextAttemptAt=None)
     assert task.handler(event(DONE, 8), None)["status"] == "resolved"

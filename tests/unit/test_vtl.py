@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from local import vtl
 
-CONTEXT = {"requestId": "8f7e6d5c", "requestTimeEpoch": 1795341600123, "identity": {"sourceIp": "203.0.113.7"}}
+CONTEXT = {
+    "requestId": "chosen",
+    "extendedRequestId": "8f7e-6d_5c=",
+    "requestTimeEpoch": 1795341600123,
+    "identity": {"sourceIp": "203.0.113.7"},
+}
 
 Render = Callable[..., dict[str, Any]]
 
@@ -71,10 +76,10 @@ def test_the_request_names_the_machine_the_execution_and_the_delivery(render: Re
     request = render('{"orderId": "1"}')
     assert request.keys() == {"stateMachineArn", "name", "input"}
     assert request["stateMachineArn"].endswith(":stateMachine:payment3-bankapp-callback-test")
-    assert request["name"] == "8f7e6d5c"
+    assert request["name"] == "8f7e-6d_5c"
     assert json.loads(request["input"]) == {
         "body": '{"orderId": "1"}',
-        "requestId": "8f7e6d5c",
+        "requestId": "8f7e-6d_5c",
         "receivedAt": 1795341600123,
         "sourceIp": "203.0.113.7",
         "headers": {},

@@ -130,17 +130,6 @@ def test_a_refusal_opens_the_item_but_waits_for_a_person(
     assert "nextAttemptAt" not in item
 
 
-def test_a_delivery_that_is_too_large_to_be_run_again_waits_for_a_person(
-    task: ModuleType, error_log: Any, failure: dict[str, Any]
-) -> None:
-    failure["event"]["body"] = "\u0e01" * 20_000
-    task.handler(failure, None)
-    (item,) = error_log.scan()["Items"]
-    assert item["status"] == "open"
-    assert "nextAttemptAt" not in item
-    assert json.loads(item["event"]) == failure["event"]
-
-
 FACTS = {"executionArn", "step", "error", "cause", "event"}
 
 

@@ -116,7 +116,7 @@ def test_a_forged_callback_is_refused_and_reported_and_touches_nothing(
     execution = workflow.run(forged)
 
     assert execution.states == [
-        *("ReceiveDelivery", "IsSignatureVerified?", "VerifySignature"),
+        *("ReceiveDelivery", "IsSignatureVerified?", "VerifySignature", "MayPassUnverified?"),
         *REPORTS,
         *("ReadSignatureMessage", "RespondRefused", "Respond"),
     ]
@@ -233,7 +233,7 @@ def test_a_signed_callback_is_run_again_long_after_its_signature_was_made(workfl
 
 def test_a_signed_callback_whose_execution_was_lost_is_verified_again(workflow: Workflow) -> None:
     workflow.deploy(SignatureMode="enforce")
-    workflow.wire.refuse(("UpdateItem", "dispatchedBy"), "InternalServerError", status=500, times=1)
+    workflow.wire.refuse(("UpdateItem", "dispatchedBy"), "InternalServerError", status=500, times=2)
     workflow.run(delivery())
     workflow.heal()
 

@@ -293,22 +293,37 @@ def test_more_than_a_page_is_run_again_at_once(workflow: Workflow, monkeypatch: 
     fail_to_dispatch(workflow, *range(1, 6))
     healing = workflow.heal()
 
-    assert healing.states.count("FindFailures") == 3
-    assert set(status_of(workflow).values()) == {("resolved", 1)}
+    assert healing.states.count("FindFailures") == 2
+    assert sorted(status_of(workflow).values()) == [("open", 0), *[("resolved", 1)] * 4]
+    workflow.heal()
     assert sorted(paid_orders(workflow)) == [f"order-{number}" for number in range(1, 6)]
 
 
-def test_a_delivery_that_is_too_large_to_be_run_again_waits_for_a_person_and_stops_nobody_else(
-    workflow: Workflow,
-) -> None:
+def test_a_delivery_that_is_too_large_to_be_run_again_is_given_up_and_stops_nobody_else(workflow: Workflow) -> None:
     fail_to_dispatch(workflow, 1)
     workflow.functions.fail("ValidateCallback", lambda_error("ServiceException"), times=1)
-    large = delivery(2) | {"body": "\u0e01" * 32_769, "headers": {"user-agent": '"' * 9_000}}
+    large = delivery(2)
+    large |= {"body": large["body"] + "\u0e01" * 32_700, "headers": {"user-agent": '"' * 9_000}}
     assert workflow.run(large).answer[0] == 500
 
-    assert set(results(workflow.heal())) == {"request-1"}
-    assert status_of(workflow) == {"request-1": ("resolved", 1), "request-2": ("open", 0)}
-    assert results(workflow.heal(requestId="request-2")) == {"request-2": ("skipped", "open")}
+    too_large = ("given up", "The delivery is too large to be run again")
+    assert results(workflow.heal()) == {
+        "request-1": ("resolved", "200 BankApp callback recorded"),
+        "request-2": too_large,
+    }
+    assert [mail.subject for mail in workflow.mails][-1] == "[test] BankApp callback failed: GivenUp"
+    assert "order-2" in workflow.mails[-1].body
+    assert results(workflow.heal()) == {}
+    assert results(workflow.heal(requestId="request-2")) == {"request-2": too_large}
+
+
+def test_a_lost_payment_that_is_too_large_to_be_run_again_is_told_of(workflow: Workflow) -> None:
+    workflow.functions.end_with("SaveCallbackRecord", workflow.lose_callback)
+    workflow.run(delivery(1, note="\\" * 14_000))
+    assert len(workflow.records) == 1
+
+    assert results(workflow.heal())["request-1"][0] == "given up"
+    assert [mail.subject for mail in workflow.mails] == ["[test] BankApp callback failed: GivenUp"]
 
 
 def test_a_refusal_that_a_person_has_mended_is_healed_to_the_end(workflow: Workflow) -> None:
