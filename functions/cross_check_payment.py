@@ -35,14 +35,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             _check_order(callback, event["orders"])
             _check_payment(callback, event["payments"])
 
-    return checks.carry_out(
-        "CrossCheckPayment",
-        event["mode"],
-        cross_check,
-        orderId=callback["orderId"],
-        paymentId=callback["paymentId"],
-        requestId=callback["requestId"],
-    )
+    return checks.carry_out("CrossCheckPayment", event["mode"], cross_check, **checks.ids_of(callback))
 
 
 def _check_order(callback: dict[str, Any], names: dict[str, str]) -> None:

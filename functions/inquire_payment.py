@@ -24,14 +24,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         with transient_errors_named():
             _confirm(bank_of(secrets.read(event["secret"])), callback)
 
-    return checks.carry_out(
-        "InquirePayment",
-        event["mode"],
-        inquire,
-        orderId=callback["orderId"],
-        paymentId=callback["paymentId"],
-        requestId=callback["requestId"],
-    )
+    return checks.carry_out("InquirePayment", event["mode"], inquire, **checks.ids_of(callback))
 
 
 def _confirm(bank: Bank, callback: dict[str, Any]) -> None:

@@ -232,10 +232,11 @@ class Stack:
         """
         machine = self.client("stepfunctions").describe_state_machine(stateMachineArn=self.outputs["StateMachineArn"])
         functions = sorted(set(re.findall(r"arn:aws:lambda:[^\"]+", machine["definition"])))
+        lambda_client = self.client("lambda")
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             for function in functions:
                 for _ in range(CONCURRENCY):
-                    pool.submit(self.client("lambda").invoke, FunctionName=function, Payload=b"{}")
+                    pool.submit(lambda_client.invoke, FunctionName=function, Payload=b"{}")
 
 
 def require_free_port(port: int, variable: str) -> None:

@@ -17,6 +17,11 @@ class Mode(StrEnum):
     ENFORCE = "enforce"
 
 
+def ids_of(callback: dict[str, Any]) -> dict[str, str]:
+    """Return what a log may say of a callback: the ids by which it is found, and nobody's data."""
+    return {name: callback[name] for name in ("orderId", "paymentId", "requestId")}
+
+
 def carry_out(check: str, mode: str, perform: Callable[[], None], **ids: Any) -> dict[str, Any]:
     """Run a check and return its verdict: `passed`, and `note` for the record.
 

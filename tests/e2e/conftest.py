@@ -195,28 +195,29 @@ def without_permissions(local: Local, function: str) -> AbstractContextManager[N
     return changed_policies(local, function, lambda _: None)
 
 
-@pytest.fixture(scope="session")
-def local() -> Iterator[Local]:
+@contextmanager
+def running[L: Local](kind: type[L], parameters: Mapping[str, str]) -> Iterator[L]:
+    """Run the stack with IAM enforced, for the time of a `with` block."""
     aws_port, api_port = free_ports(2)
     with (
-        Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1, parameters=PARAMETERS) as stack,
+        Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1, parameters=parameters) as stack,
         serving(stack, api_port, list[str]().append) as server,
     ):
-        local = Local(stack, server)
+        local = kind(stack, server)
         # Otherwise it runs again what a test has just let fail and wants to look at.
         local.set_schedule("DISABLED")
         yield local
 
 
 @pytest.fixture(scope="session")
+def local() -> Iterator[Local]:
+    with running(Local, PARAMETERS) as local:
+        yield local
+
+
+@pytest.fixture(scope="session")
 def guarded() -> Iterator[Guarded]:
-    aws_port, api_port = free_ports(2)
-    with (
-        Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1, parameters=GUARDED) as stack,
-        serving(stack, api_port, list[str]().append) as server,
-    ):
-        guarded = Guarded(stack, server)
-        guarded.set_schedule("DISABLED")
+    with running(Guarded, GUARDED) as guarded:
         yield guarded
 
 
