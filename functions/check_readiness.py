@@ -1,40 +1,45 @@
-"""CheckReadiness: fails a deployment that switches a check on without what the check needs."""
+"""CheckReadiness: fails a deployment that turns on a check without what the check needs."""
 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import urllib3
 
-import cross_check_payment
-import inquire_payment
-import verify_signature
-from callbacks import secrets
+from callbacks import bank, bank_secret, config, items, signatures
 from callbacks.errors import ConfigurationError
 
-# AWS may need a moment to know a role everywhere that the same deployment has made.
+# AWS takes a moment to apply a role that the same deployment created.
 MAX_PAUSES = 6
-PAUSE_SECONDS = 5
+PAUSE_SECONDS = float(config.optional("READINESS_PAUSE_SECONDS") or 5)
 ANSWER_SECONDS = 5
 MAX_REASON_CHARACTERS = 2000
 
-# Without retries, whose errors show the URL: whoever has it can answer in our place.
+# No retries: their errors show the URL, and whoever has the URL can answer in our place.
 http = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, str]:
-    """Read what the checks will read, and answer CloudFormation: SUCCESS, or FAILED with what is missing.
+class Need(NamedTuple):
+    """Something a check reads: the properties that determine it, its name, and how to read it."""
 
-    Of an update, what changes is read, and only that: the way back must not fail for something else.
-    Takes CloudFormation's request for a custom resource with the properties `SignatureMode`, `CrossCheckMode` and
+    properties: tuple[str, ...]
+    name: str
+    read: Callable[[], object]
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, str]:
+    """Read what the checks will read, and answer CloudFormation: SUCCESS, or FAILED and what is missing.
+
+    An update reads only what it changes, so that a rollback cannot fail for an unrelated reason.
+    Takes CloudFormation's request for a custom resource with the properties `SignatureMode`, `CrossCheckMode`,
     `InquiryMode`, `SignatureScheme`, `Secret` (its name), and `Orders` and `Payments` (`table` and `key`).
-    Returns the answer that it sent. Raises urllib3's HTTPError, or RuntimeError, where the answer does not arrive;
-    Lambda then runs the function again.
+    Returns the answer it sent. Raises urllib3's HTTPError or RuntimeError if the answer does not arrive; Lambda then
+    runs the function again.
     """
     before = event.get("OldResourceProperties", {})
-    missing = [] if event["RequestType"] == "Delete" else list(_missing(event["ResourceProperties"], before))
+    missing = [] if event["RequestType"] == "Delete" else list(_find_missing(event["ResourceProperties"], before))
     answer = {
         "Status": "FAILED" if missing else "SUCCESS",
         "Reason": "; ".join(missing)[:MAX_REASON_CHARACTERS],
@@ -44,51 +49,53 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:
     # The URL is signed for a request without a content type.
     response = http.request("PUT", event["ResponseURL"], body=json.dumps(answer), headers={"Content-Type": ""})
     if response.status != 200:
-        raise RuntimeError(f"CloudFormation took the answer with {response.status}.")
+        raise RuntimeError(f"CloudFormation answered {response.status}.")
     return answer
 
 
-def _missing(properties: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[str]:
+def _find_missing(properties: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[str]:
     pauses = iter(range(MAX_PAUSES))
-    for names, need, read in _needs(properties):
-        if any(properties[name] != before.get(name) for name in names) and (error := _error_of(read, pauses)):
-            yield f"{need}: {error}"
+    for need in _needs(properties):
+        is_changed = any(properties[name] != before.get(name) for name in need.properties)
+        if is_changed and (error := _try_to_read(need.read, pauses)):
+            yield f"{need.name}: {error}"
 
 
-def _needs(properties: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str, Callable[[], object]]]:
-    """Yield what each check that is on needs: the properties that say so, its name, and what reads it."""
+def _needs(properties: Mapping[str, Any]) -> Iterator[Need]:
+    """Yield what the checks that are on need."""
     secret = properties["Secret"]
     if properties["SignatureMode"] != "off":
-        yield (
+        yield Need(
             ("SignatureMode", "SignatureScheme", "Secret"),
             f"VerifySignature, secret {secret}",
-            lambda: verify_signature.keys_of(secrets.read(secret, anew=True), properties["SignatureScheme"]),
+            lambda: signatures.keys_of(bank_secret.read(secret, refresh=True), properties["SignatureScheme"]),
         )
     if properties["InquiryMode"] != "off":
-        yield (
+        yield Need(
             ("InquiryMode", "Secret"),
             f"InquirePayment, secret {secret}",
-            lambda: inquire_payment.bank_of(secrets.read(secret, anew=True)),
+            lambda: bank.connect(bank_secret.read(secret, refresh=True)),
         )
     if properties["CrossCheckMode"] != "off":
         for names in ("Orders", "Payments"):
             table, key = properties[names]["table"], properties[names]["key"]
-            yield (
+            yield Need(
                 ("CrossCheckMode", names),
                 f"CrossCheckPayment, table {table} with key {key}",
-                partial(cross_check_payment.read_item, table, key, "deployment", []),
+                partial(items.read, table, key, "deployment", []),
             )
 
 
-def _error_of(read: Callable[[], object], pauses: Iterator[int]) -> Exception | None:
+def _try_to_read(read: Callable[[], object], pauses: Iterator[int]) -> Exception | None:
+    """Return the error of the last attempt, or None once one succeeds; a wrong setting is not tried again."""
     while True:
         try:
             read()
-        except ConfigurationError as wrong:
-            return wrong
-        except Exception as failed:  # noqa: BLE001 whatever it is, it would have stopped callbacks
+        except ConfigurationError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it would have stopped callbacks
             if next(pauses, None) is None:
-                return failed
+                return error
         else:
             return None
         time.sleep(PAUSE_SECONDS)

@@ -1,60 +1,57 @@
-"""ClaimFailure: takes one failed delivery for this run, so that no other run takes it at the same time."""
+"""ClaimFailure: claims a failed delivery, so that no other healing run redrives it at the same time."""
 
 import json
-import re
 from datetime import timedelta
 from typing import Any
 
-from callbacks import config, redrives, times
-from callbacks.tables import CallbackError, Status, bound, written
-from callbacks.transient import transient_errors_named
+from callbacks import config, redrives, request_ids, times
+from callbacks.tables import CallbackError, Status, bind, try_write
+from callbacks.transient import translate_transient_errors
 
-# Longer than a delivery takes to be run again: whoever claimed it and died has given it back by then.
+# Longer than any redrive takes: the claim of a run that died has expired by then.
 LEASE = timedelta(minutes=5)
-MAX_TOLD_CHARACTERS = 4096
+MAX_EXCERPT_CHARACTERS = 4096
 
-ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Mark the failure as being run again, and return what its delivery is to be run with.
+    """Claim the failure for the time of the lease, and return what its redrive needs.
 
-    Takes `requestId` and `isManual`: a person may also claim what is not due, or was given up.
-    Returns `isClaimed`, `status` and, where it is claimed, `attempt` (1 is the first), `isEnd` and `end` (why it cannot
-    be run again, and is given up), `input` (the callback workflow's input, as text) and `executionName`.
+    Takes `requestId` and `isManual`: an operator may claim a failure that is not due or was given up.
+    Returns `decision` (`redrive`, `give up` or `skip`) and `status`; unless it is `skip`, also `attempt` (from 1),
+    `reason` (to give up, or None), `input` (the callback workflow's input, as text) and `executionName`.
     Raises ServiceUnavailable.
     """
-    with transient_errors_named():
+    with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
         delivery = _delivery(row)
-        end = _end(row, delivery)
+        reason = _reason_to_give_up(row, delivery)
         is_claimable = _is_claimable(row, is_manual=event["isManual"])
-        if not is_claimable or not _claim(row, row.attempts if end else row.attempts + 1):
-            return {"isClaimed": False, "status": row.status}
+        if not is_claimable or not _claim(row, row.attempts if reason else row.attempts + 1):
+            return {"decision": "skip", "status": row.status}
     return {
-        "isClaimed": True,
+        "decision": "give up" if reason else "redrive",
         "status": row.status,
         "attempt": row.attempts,
-        "isEnd": end is not None,
-        "end": end,
-        "input": redrives.as_text(_told(delivery) if end else delivery),
-        # Found by a search for the request id, as the first execution is.
-        "executionName": f"{re.sub('[^A-Za-z0-9_-]', '-', row.requestId)[:60]}-redrive-{row.attempts}",
+        "reason": reason,
+        "input": redrives.as_text(_excerpt(delivery) if reason else delivery),
+        "executionName": request_ids.execution_name(row.requestId, row.attempts),
     }
 
 
-def _end(row: CallbackError, delivery: Any) -> str | None:
+def _reason_to_give_up(row: CallbackError, delivery: Any) -> str | None:
     if redrives.is_too_large(delivery):
-        return "The delivery is too large to be run again"
+        return "The delivery is too large to redrive"
     if row.status == Status.REDRIVEN and redrives.is_last(row.attempts):
-        return "The last attempt has left no result"
+        return "The last attempt left no result"
     return None
 
 
-def _told(delivery: Any) -> Any:
+def _excerpt(delivery: Any) -> Any:
     """Return as much of a delivery as a report needs to name the order."""
     body = delivery.get("body") if isinstance(delivery, dict) else None
-    return {**delivery, "headers": {}, "body": str(body)[:MAX_TOLD_CHARACTERS]} if body else None
+    return {**delivery, "headers": {}, "body": str(body)[:MAX_EXCERPT_CHARACTERS]} if body else None
 
 
 def _is_claimable(row: CallbackError, *, is_manual: bool) -> bool:
@@ -63,9 +60,9 @@ def _is_claimable(row: CallbackError, *, is_manual: bool) -> bool:
 
 
 def _claim(row: CallbackError, attempt: float) -> bool:
-    """Take the failure for the time of the lease; return False where another run was faster."""
+    """Claim the failure; return False if another run was faster."""
     due = CallbackError.nextAttemptAt
-    return written(
+    return try_write(
         lambda: row.update(
             actions=[
                 CallbackError.status.set(Status.REDRIVEN),
@@ -80,7 +77,7 @@ def _claim(row: CallbackError, attempt: float) -> bool:
 
 
 def _delivery(row: CallbackError) -> Any:
-    """Return the delivery as it came, with the request id and the time by which its record is known."""
+    """Return the delivery as received, with the request id and time that its record's key is made of."""
     delivery = json.loads(row.event)
     if not isinstance(delivery, dict):
         return delivery

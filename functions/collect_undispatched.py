@@ -1,7 +1,7 @@
-"""CollectUndispatched: finds paid deliveries whose dispatch was never confirmed, and puts them into the error log.
+"""CollectUndispatched: moves paid deliveries without a confirmed dispatch into the error log.
 
-An execution that is lost on its way reports nothing; from here on its delivery is a failure like any other, which is
-run again and which a person can see.
+An execution that dies reports nothing. Once in the error log, its delivery is a failure like any other: visible, and
+redriven by healing.
 """
 
 import json
@@ -13,25 +13,25 @@ from pynamodb.expressions.condition import Condition
 
 from callbacks import config, times
 from callbacks.selection import Selection
-from callbacks.tables import CallbackError, CallbackRecord, Status, bound, written
+from callbacks.tables import CallbackError, CallbackRecord, Status, bind, try_write
 from callbacks.telemetry import logger
-from callbacks.transient import transient_errors_named
+from callbacks.transient import translate_transient_errors
 
 AGE = timedelta(minutes=int(config.required("DISPATCH_AGE_MINUTES")))
-ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Move what is old enough from the record table's index into the error log, as open failures that are due.
+    """Move records that are old enough from the index into the error log, as failures that are due at once.
 
     Takes `channel`, `functionName`, `table` and `selection` (the healing workflow's input); a dry run moves nothing.
-    Returns `failures`: `requestId` and `orderId` of each that the error log did not know.
+    Returns `failures`: `requestId` and `orderId` of those that are new to the error log.
     Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
     is_dry_run = event["selection"].get("dryRun", False)
     collected = []
-    with transient_errors_named():
+    with translate_transient_errors():
         for record in _undispatched(event, selection):
             is_new = _is_unknown(record) if is_dry_run else _move(record, event["functionName"])
             if is_new:
@@ -40,7 +40,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 
 def _undispatched(event: dict[str, Any], selection: Selection) -> Iterator[CallbackRecord]:
-    records = bound(CallbackRecord, event["table"])
+    records = bind(CallbackRecord, event["table"])
     before = times.iso(times.now() - AGE)
     due: Condition = CallbackRecord.undispatchedSince <= before
     if selection.request_id or selection.after:
@@ -54,7 +54,7 @@ def _undispatched(event: dict[str, Any], selection: Selection) -> Iterator[Callb
         due = CallbackRecord.undispatchedSince.between(selection.since, before)
     for key in records.undispatched.query(event["channel"], due, limit=selection.limit):
         record = records.get(key.orderId, key.deliveryId, consistent_read=True)
-        # The index lags behind the table.
+        # The index may lag behind the table.
         if record.undispatchedSince:
             yield record
 
@@ -64,7 +64,7 @@ def _is_unknown(record: CallbackRecord) -> bool:
 
 
 def _move(record: CallbackRecord, function_name: str) -> bool:
-    """Hand the record over to the error log; return False where that knew of it already."""
+    """Move the record to the error log; return False if its failure is there already."""
     is_new = _open_failure(record, function_name)
     record.update(actions=[CallbackRecord.undispatchedSince.remove()])
     logger.info("Undispatched payment found", orderId=record.orderId, deliveryId=record.deliveryId, isNew=is_new)
@@ -72,7 +72,7 @@ def _move(record: CallbackRecord, function_name: str) -> bool:
 
 
 def _open_failure(record: CallbackRecord, function_name: str) -> bool:
-    """Write the item of the error log, unless the execution has got as far as writing its own."""
+    """Write the failure, unless the execution managed to write it; return whether it is new."""
     delivery = {
         "body": record.body,
         "requestId": record.requestId,
@@ -89,7 +89,7 @@ def _open_failure(record: CallbackRecord, function_name: str) -> bool:
         executionArn=record.executionArn,
         step="ConfirmDispatch",
         error="DispatchUnconfirmed",
-        cause="The execution did not get as far as confirming that the payment was dispatched",
+        cause="The execution ended before it confirmed the dispatch",
         orderId=record.orderId,
         chargeId=record.paymentId,
         event=json.dumps(delivery),
@@ -97,4 +97,4 @@ def _open_failure(record: CallbackRecord, function_name: str) -> bool:
         attempts=0,
         nextAttemptAt=times.iso(times.now()),
     )
-    return written(lambda: item.save(condition=CallbackError.requestId.does_not_exist()))
+    return try_write(lambda: item.save(condition=CallbackError.requestId.does_not_exist()))

@@ -1,4 +1,4 @@
-"""FindFailures: reads from the error log which deliveries are to be run again."""
+"""FindFailures: reads from the error log which deliveries to redrive."""
 
 from typing import Any
 
@@ -6,35 +6,35 @@ from pynamodb.pagination import ResultIterator
 
 from callbacks import config, times
 from callbacks.selection import Selection
-from callbacks.tables import CallbackError, Status, bound
-from callbacks.transient import transient_errors_named
+from callbacks.tables import CallbackError, Status, bind
+from callbacks.transient import translate_transient_errors
 
-ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 
-# A failure takes at most some 65 of the 25,000 events that an execution's history holds, and the first page has up to
-# 200 failures, with what was collected.
+# A failure takes at most some 65 of the 25,000 events in an execution's history, and the first page has up to 200
+# failures, with those that CollectUndispatched found.
 MAX_PAGES = 2
 
-# Whoever asks by hand means all that are not done, whatever is planned for them.
+# An operator who asks means every unresolved failure, due or not.
 UNRESOLVED = CallbackError.status != Status.RESOLVED
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Return the failures that the selection names, the oldest first.
+    """Return the failures that the selection names, oldest first.
 
     Takes `channel`, `functionName`, `selection` (the healing workflow's input), `collected` (what CollectUndispatched
-    returned), `page` (how many pages this run has had) and `next` (where the last of them ended).
-    Returns `failures`, each with what the index has of it and always `requestId`; `isManual`; `next`, where the next
-    page starts, or None; `page`, and `hasMore`: whether this run goes on with another page by itself.
+    returned), `page` (the number of pages this run has read) and `next` (where the last of them ended).
+    Returns `failures`, each with `requestId` and what the index has; `isManual`; `next`, where the next page starts, or
+    None; `page`; and `hasMore`, whether this run continues with another page.
     Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
     page = event["page"] + 1
-    with transient_errors_named():
-        rows, following = _rows(event, selection)
-    found = {row.requestId: _shown(row) for row in rows}
+    with translate_transient_errors():
+        rows, following = _read_page(event, selection)
+    found = {row.requestId: _summary(row) for row in rows}
     if page == 1:
-        # An index lags behind its table.
+        # An index may lag behind its table.
         for collected in event["collected"]:
             found.setdefault(collected["requestId"], collected)
     return {
@@ -42,38 +42,34 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "isManual": selection.is_manual,
         "next": following,
         "page": page,
-        # A person goes on from `next` in another execution.
+        # For an operator, redrive.py continues from `next` in another execution.
         "hasMore": not selection.is_manual and following is not None and page < MAX_PAGES,
     }
 
 
-def _rows(event: dict[str, Any], selection: Selection) -> tuple[list[CallbackError], Any]:
+def _read_page(event: dict[str, Any], selection: Selection) -> tuple[list[CallbackError], Any]:
     if selection.request_id:
         try:
             row = ErrorLog.get(selection.request_id, consistent_read=True)
         except ErrorLog.DoesNotExist:
             return [], None
         return ([] if row.status == Status.RESOLVED else [row]), None
-    rows = _query(event, selection)
+    rows: ResultIterator[CallbackError] = _query(event, selection)
     return list(rows), rows.last_evaluated_key
 
 
-def _query(event: dict[str, Any], selection: Selection) -> ResultIterator[CallbackError]:
+def _query(event: dict[str, Any], selection: Selection) -> Any:
+    page: dict[str, Any] = {"limit": selection.limit, "last_evaluated_key": event["next"] or selection.after}
     if selection.order_id:
-        index, key, in_time, status = ErrorLog.byOrder, selection.order_id, None, UNRESOLVED
-    elif selection.since:
-        in_time = CallbackError.occurredAt >= selection.since
-        index, key, status = ErrorLog.byFunction, event["functionName"], UNRESOLVED
-    else:
-        in_time = CallbackError.nextAttemptAt <= times.iso(times.now())
-        index, key, status = ErrorLog.due, event["channel"], None
-    rows: ResultIterator[CallbackError] = index.query(
-        key, in_time, status, limit=selection.limit, last_evaluated_key=event["next"] or selection.after
-    )
-    return rows
+        return ErrorLog.byOrder.query(selection.order_id, None, UNRESOLVED, **page)
+    if selection.since:
+        has_failed_since = CallbackError.occurredAt >= selection.since
+        return ErrorLog.byFunction.query(event["functionName"], has_failed_since, UNRESOLVED, **page)
+    is_due = CallbackError.nextAttemptAt <= times.iso(times.now())
+    return ErrorLog.due.query(event["channel"], is_due, **page)
 
 
-def _shown(row: CallbackError) -> dict[str, Any]:
+def _summary(row: CallbackError) -> dict[str, Any]:
     return {
         "requestId": row.requestId,
         "orderId": row.orderId,

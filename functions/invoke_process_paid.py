@@ -1,4 +1,4 @@
-"""InvokeProcessPaid: hands a paid callback to the function that completes the order, once per payment."""
+"""InvokeProcessPaid: dispatches a paid callback to the function that completes the order, once per payment."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ from botocore.config import Config
 from callbacks import config, model
 from callbacks.errors import DispatchInProgress, PaymentConflict
 from callbacks.telemetry import logger
-from callbacks.transient import transient_errors_named
+from callbacks.transient import translate_transient_errors
 
-CONFLICT = "The payment was delivered before, for another amount or user"
+CONFLICT = "The payment was delivered before with another amount or user"
 SECONDS_PER_DAY = 24 * 60 * 60
 
-# Any of the four calls may be slow, or throttled once, within the function's time; not all of them.
+# Any one of the four calls may be slow or throttled once within the function's timeout; not all of them.
 CLIENT_CONFIG = Config(connect_timeout=0.5, read_timeout=1, retries={"total_max_attempts": 1})
 CLAIM_CONFIG = Config(connect_timeout=0.5, read_timeout=0.5, retries={"total_max_attempts": 2, "mode": "standard"})
 
@@ -42,16 +42,16 @@ idempotency = IdempotencyConfig(
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Invoke the process-paid function asynchronously; its payload is the body, byte for byte as it was received.
+    """Invoke the process-paid function asynchronously with the body, byte for byte as received.
 
     Takes `channel`, `function` (name of the process-paid function), `table` (the channel's records) and `callback`
     (what ValidateCallback returned).
-    Returns `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted, and `isDuplicate`: true where that was
-    another delivery of the same payment.
+    Returns `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted, and `isDuplicate`: true if that was another
+    delivery of the same payment.
     Raises PaymentConflict, DispatchInProgress and ServiceUnavailable.
     """
     callback = event["callback"]
-    # A function that is killed gives its claim back when its time is up.
+    # Powertools needs the remaining time: the claim of a killed function expires with the function's timeout.
     idempotency.register_lambda_context(context)
     payment = {
         "channel": event["channel"],
@@ -61,15 +61,15 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         "amount": model.canonical_amount(callback["amount"]),
     }
     try:
-        with transient_errors_named():
-            dispatched_by = dispatch_or_find(payment, event)
+        with translate_transient_errors():
+            dispatched_by = _dispatch_or_find(payment, event)
     except IdempotencyValidationError:
         raise PaymentConflict(CONFLICT) from None
     except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError) as error:
-        raise DispatchInProgress("Another delivery of the payment is being processed") from error
+        raise DispatchInProgress("Another delivery of the payment is being dispatched") from error
     is_duplicate = dispatched_by != callback["deliveryId"]
     logger.info(
-        "Payment was dispatched already" if is_duplicate else "Process-paid invoked",
+        "Payment already dispatched" if is_duplicate else "Process-paid invoked",
         orderId=callback["orderId"],
         paymentId=callback["paymentId"],
         deliveryId=callback["deliveryId"],
@@ -78,16 +78,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"dispatchedBy": dispatched_by, "isDuplicate": is_duplicate}
 
 
-def dispatch_or_find(payment: dict[str, Any], event: dict[str, Any]) -> str:
-    """Return the delivery of the payment that was dispatched: this one, or an earlier one."""
+def _dispatch_or_find(payment: dict[str, Any], event: dict[str, Any]) -> str:
+    """Return the delivery of the payment that was dispatched: this one or an earlier one."""
     accepted: list[str] = []
     try:
-        return str(dispatch(payment=payment, event=event, accepted=accepted))
+        return str(_dispatch(payment=payment, event=event, accepted=accepted))
     except IdempotencyPersistenceLayerError:
         if not accepted:
             raise
-        # Lambda has it, and only the note of that is missing: another attempt would hand the payment on again.
-        logger.warning("The dispatch could not be noted", deliveryId=accepted[0])
+        # Lambda accepted the invoke, only the claim was not completed: another attempt would dispatch again.
+        logger.warning("The dispatch could not be stored", deliveryId=accepted[0])
         return accepted[0]
 
 
@@ -95,25 +95,25 @@ def dispatch_or_find(payment: dict[str, Any], event: dict[str, Any]) -> str:
     data_keyword_argument="payment",
     persistence_store=claims,
     config=idempotency,
-    # Otherwise the key holds the names of this function, and renaming one forgets every payment.
+    # By default the key contains this function's name: renaming it would forget every payment.
     key_prefix="payment",
 )
-def dispatch(*, payment: dict[str, Any], event: dict[str, Any], accepted: list[str]) -> str:
-    """Invoke once per payment; `accepted` gets the delivery that Lambda has taken as soon as that is known."""
+def _dispatch(*, payment: dict[str, Any], event: dict[str, Any], accepted: list[str]) -> str:
+    """Invoke once per payment; `accepted` receives the dispatched delivery even if completing the claim then fails."""
     callback = event["callback"]
-    earlier = recorded_dispatch(payment, event["table"])
+    earlier = _find_recorded_dispatch(payment, event["table"])
     if not earlier:
         lambda_client.invoke(FunctionName=event["function"], InvocationType="Event", Payload=callback["body"].encode())
     accepted.append(earlier or callback["deliveryId"])
     return accepted[0]
 
 
-def recorded_dispatch(payment: dict[str, Any], table: str) -> str | None:
-    """Return the delivery of the payment that the records say was dispatched, or None.
+def _find_recorded_dispatch(payment: dict[str, Any], table: str) -> str | None:
+    """Return the delivery of the payment that was dispatched according to the records, or None.
 
-    They know it where the claim could not be noted, and for longer than a claim is kept. One page of the latest is
-    read, 1 MB, so that nobody can make it longer by delivering much for an order. Raises PaymentConflict where it was
-    for another amount or user.
+    Records show dispatches whose claim was never completed or has expired. Only the latest page is read, 1 MB, so that
+    many deliveries of an order cannot make this slow.
+    Raises PaymentConflict if the dispatched delivery had another amount or user.
     """
     answer = dynamodb.query(
         TableName=table,

@@ -17,13 +17,13 @@ http = urllib3.PoolManager(timeout=urllib3.Timeout(total=1.5), retries=False)
 
 
 class SentryRefusal(Exception):
-    """Sentry does not take the event, and would not take it a moment later either."""
+    """Sentry rejected the event for good; a retry does not help."""
 
 
 class DirectTransport(Transport):
-    """Sends within the call and raises where that fails.
+    """Sends synchronously and raises if that fails.
 
-    The SDK's own transport sends from a thread, which Lambda freezes, and drops in silence what it cannot send.
+    The SDK's own transport sends from a thread, which Lambda freezes, and silently drops what it cannot send.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -31,11 +31,11 @@ class DirectTransport(Transport):
         self._auth = Dsn(options["dsn"]).to_auth("payment3-callback")
 
     def capture_envelope(self, envelope: Envelope) -> None:
-        """Post the envelope. Raises ServiceUnavailable where Sentry cannot take it now, SentryRefusal where never."""
+        """Post the envelope. Raises ServiceUnavailable, or SentryRefusal if a retry cannot help."""
         headers = {"Content-Type": "application/x-sentry-envelope", "X-Sentry-Auth": self._auth.to_header()}
         url, body = self._auth.get_api_url(), envelope.serialize()
         try:
-            # The status is the answer: a body that trickles in is not waited for.
+            # The status says everything; do not wait for a body that trickles in.
             response = http.request("POST", url, body=body, headers=headers, preload_content=False)
             response.close()
         except urllib3.exceptions.HTTPError as error:
@@ -50,7 +50,7 @@ ENVIRONMENT = config.required("ENVIRONMENT")
 
 dsn = config.optional("SENTRY_DSN")
 if dsn:
-    # Only what the handler says goes out: no integration may add request data, arguments or local variables.
+    # No integrations: they would add request data, arguments and local variables to the event.
     sentry_sdk.init(
         dsn=dsn,
         environment=ENVIRONMENT,
@@ -63,7 +63,7 @@ if dsn:
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Send the failure to Sentry, grouped by function, step and error.
 
-    Takes what Failure.from_event takes. Returns `reported`, false with a `reason` where no DSN is configured.
+    Takes what Failure.from_event takes. Returns `reported`; without a DSN it is false, with a `reason`.
     Raises ServiceUnavailable and SentryRefusal.
     """
     failure = Failure.from_event(event)

@@ -1,24 +1,23 @@
-"""SaveCallbackRecord: keeps every delivery as an item of its own, before anything is done with it."""
+"""SaveCallbackRecord: stores every delivery as its own item before anything acts on it."""
 
 from decimal import Decimal
 from typing import Any
 
-from callbacks.tables import CallbackRecord, bound, written
+from callbacks.tables import CallbackRecord, bind, try_write
 from callbacks.telemetry import logger
-from callbacks.transient import transient_errors_named
+from callbacks.transient import translate_transient_errors
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Write the delivery to the channel's record table, once; a paid one as waiting for its dispatch.
+    """Write the delivery to the channel's record table once, a paid one as waiting for its dispatch.
 
-    Takes `channel`, `table`, `executionArn`, `callback` (what ValidateCallback returned) and `signature` (what is noted
-    of its check).
-    Returns `deliveryId` and `isNew`: false where an earlier attempt had written the item already.
-    Raises ServiceUnavailable.
+    Takes `channel`, `table`, `executionArn`, `callback` (what ValidateCallback returned) and `signature` (the verdict
+    of VerifySignature).
+    Returns `deliveryId` and `isNew`: false if an earlier attempt wrote the item. Raises ServiceUnavailable.
     """
     callback = dict(event["callback"])
     amount = callback.pop("amount")
-    record = bound(CallbackRecord, event["table"])(
+    record = bind(CallbackRecord, event["table"])(
         **callback,
         amount=None if amount is None else Decimal(amount),
         channel=event["channel"],
@@ -26,8 +25,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         signature=event["signature"],
         undispatchedSince=callback["receivedAt"] if callback["success"] else None,
     )
-    with transient_errors_named():
-        is_new = written(lambda: record.save(condition=CallbackRecord.orderId.does_not_exist()))
+    with translate_transient_errors():
+        is_new = try_write(lambda: record.save(condition=CallbackRecord.orderId.does_not_exist()))
     logger.info(
         "Callback recorded",
         orderId=record.orderId,

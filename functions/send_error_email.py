@@ -1,4 +1,4 @@
-"""SendErrorEmail: tells people, through SES, what failed and where to look."""
+"""SendErrorEmail: tells operators by e-mail what failed and where to look."""
 
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from botocore.config import Config
 
 from callbacks import alerts, config
 from callbacks.failure import Failure
-from callbacks.transient import transient_errors_named
+from callbacks.transient import translate_transient_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ses.type_defs import ContentTypeDef
@@ -21,26 +21,26 @@ ses = boto3.client("ses", config=Config(connect_timeout=0.5, read_timeout=1.2, r
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Send one mail, as text and as HTML, unless one of the same kind went out within the window.
+    """Send one e-mail, as text and HTML, unless the alert window of its kind of failure is open.
 
-    Takes what Failure.from_event takes. Returns `reported`: true, and SES's `messageId`, None where the failure was
-    only counted; the next mail of its kind says how many were. Raises ServiceUnavailable.
+    Takes what Failure.from_event takes. Returns `reported`: true, and SES's `messageId`, or None if the failure was
+    only counted; the next e-mail of its kind gives the count. Raises ServiceUnavailable.
     """
     failure = Failure.from_event(event)
-    unmailed = alerts.open_window(failure)
-    if unmailed is None:
+    suppressed = alerts.open_window(failure)
+    if suppressed is None:
         return {"reported": True, "messageId": None}
     try:
-        message_id = _send(failure, unmailed)
+        message_id = _send(failure, suppressed)
     except Exception:
-        alerts.close_window(failure, unmailed)
+        alerts.close_window(failure, suppressed)
         raise
     return {"reported": True, "messageId": message_id}
 
 
-def _send(failure: Failure, unmailed: int) -> str:
-    rows = _rows(failure) | ({"Repeated": f"{unmailed} more since the last mail"} if unmailed else {})
-    with transient_errors_named():
+def _send(failure: Failure, suppressed: int) -> str:
+    rows = _rows(failure) | ({"Repeated": f"{suppressed} more since the last e-mail"} if suppressed else {})
+    with translate_transient_errors():
         response = ses.send_email(
             Source=SENDER,
             Destination={"ToAddresses": RECIPIENTS},

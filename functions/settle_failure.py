@@ -1,21 +1,21 @@
-"""SettleFailure: notes on a failure what came of running its delivery again, and whether it will be run once more."""
+"""SettleFailure: stores the outcome of a redrive, and whether another one follows."""
 
 import json
 from typing import Any, NamedTuple
 
 from callbacks import config, redrives, times
 from callbacks.failure import REFUSALS
-from callbacks.tables import CallbackError, Status, bound, written
+from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.telemetry import logger
-from callbacks.transient import transient_errors_named
+from callbacks.transient import translate_transient_errors
 
 SUCCEEDED = "SUCCEEDED"
 
-ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 
 
 class Result(NamedTuple):
-    """What came of an execution: its HTTP status (None without an answer), and whether nothing is left to do."""
+    """How an execution ended: its HTTP status (None without an answer), and whether nothing is left to do."""
 
     status_code: int | None
     is_done: bool
@@ -23,23 +23,24 @@ class Result(NamedTuple):
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Write the result, and either when the next attempt is due or that there is none.
+    """Store the result, and when the next attempt is due, if there is one.
 
-    Takes `requestId`, `attempt` and `run`: `Status` (the execution's, or why there is none), where it has one its
-    `Output` as text, and `isEnd` where none will follow.
+    Takes `requestId`, `attempt` and `run`: the execution (`Status`, and `Output` as text if it has one), the error that
+    prevented it (`Error`), or the `reason` why there will be none.
     Returns `requestId`, `orderId`, `status`, `attempts` and `lastResult`. Raises ServiceUnavailable.
     """
     result = _read(event["run"])
-    with transient_errors_named():
+    is_last = "reason" in event["run"] or redrives.is_last(event["attempt"])
+    with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
-        # What came to no answer, or was handed on, was not refused this time.
-        is_refused = result.status_code not in {None, 200} and row.error in REFUSALS
-        is_last = event["run"].get("isEnd", False) or redrives.is_last(event["attempt"])
-        status = _status(is_success=result.is_done, is_refused=is_refused, is_last=is_last)
-        will_retry = status == Status.OPEN and not is_refused
-        due = CallbackError.nextAttemptAt
-        # Not where a later run has taken over; what it finds out is newer.
-        written(
+    # A redrive without an answer, or with 200, was not refused.
+    is_refused = result.status_code not in {None, 200} and row.error in REFUSALS
+    status = _status(is_success=result.is_done, is_refused=is_refused, is_last=is_last)
+    will_retry = status == Status.OPEN and not is_refused
+    due = CallbackError.nextAttemptAt
+    with translate_transient_errors():
+        # Skipped if a later run took over: its result is newer.
+        try_write(
             lambda: row.update(
                 actions=[
                     CallbackError.status.set(status),
@@ -49,7 +50,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
                 condition=CallbackError.attempts == event["attempt"],
             )
         )
-    logger.info("Delivery run again", requestId=row.requestId, orderId=row.orderId, status=row.status)
+    logger.info("Delivery redriven", requestId=row.requestId, orderId=row.orderId, status=row.status)
     return {
         "requestId": row.requestId,
         "orderId": row.orderId,
@@ -60,8 +61,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 
 def _read(run: dict[str, Any]) -> Result:
-    if run["Status"] != SUCCEEDED or not run.get("Output"):
-        return Result(None, is_done=False, text=run["Status"])
+    if run.get("Status") != SUCCEEDED or not run.get("Output"):
+        return Result(None, is_done=False, text=run.get("Status") or run.get("Error") or run["reason"])
     answer = json.loads(run["Output"])
     body = json.loads(answer["body"])
     text = f"{answer['statusCode']} {body.get('error', body['message'])}"

@@ -1,4 +1,4 @@
-"""ValidateCallback: checks the delivery and gives the rest of the workflow one clean callback to work with."""
+"""ValidateCallback: turns a delivery into a callback that follows every rule."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from callbacks.errors import InvalidCallback
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Return the callback of a delivery.
 
-    Takes `delivery` (the workflow's input: `body`, and where API Gateway started it `requestId`, `receivedAt` in
-    milliseconds since 1970 and `sourceIp`), `executionName` and `startedAt` (ISO 8601), which stand in where the
-    delivery has no usable request id or time of its own.
-    Returns the callback's fields (`amount` as text, so that it stays exact), the body as it was received, and
-    `requestId`, `receivedAt` (ISO 8601), `deliveryId` (both joined: the record's range key), `sourceIp` and
-    `signatureHeaders` (a JSON object as text, or None).
+    Takes `delivery` (the workflow's input: `body`, and from API Gateway `requestId`, `receivedAt` in milliseconds since
+    1970, `sourceIp` and `headers`), and `executionName` and `startedAt` (ISO 8601), which replace an unusable request
+    id or time.
+    Returns the callback's fields (`amount` as text, so that it stays exact), the body as received, and `requestId`,
+    `receivedAt` (ISO 8601), `deliveryId` (both joined: the record's range key), `sourceIp` and `signatureHeaders` (JSON
+    text, or None).
     Raises InvalidCallback.
     """
     delivery = event["delivery"]

@@ -1,4 +1,4 @@
-"""WriteErrorLog: keeps the failure and the delivery that caused it, so that it can be explained and run again."""
+"""WriteErrorLog: stores a failure with its delivery, so that it can be explained and redriven."""
 
 import json
 from datetime import datetime
@@ -8,23 +8,23 @@ from pynamodb.expressions.update import Action
 
 from callbacks import config, redrives
 from callbacks.failure import Failure
-from callbacks.tables import CallbackError, Status, bound, written
-from callbacks.transient import transient_errors_named
+from callbacks.tables import CallbackError, Status, bind, try_write
+from callbacks.transient import translate_transient_errors
 
-ErrorLog = bound(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Write one item per delivery; a second attempt writes the same item again.
+    """Write one item per delivery; a second attempt writes the same item.
 
-    A first failure opens the item: the delivery will be run again, unless the delivery itself is what is wrong. At a
-    later one only what failed is noted; what follows from it is for SettleFailure to say.
+    The first failure opens the item: healing will redrive the delivery, unless the callback itself is wrong. A later
+    failure only updates what failed; SettleFailure decides what follows.
     Takes what Failure.from_event takes. Returns `reported`: true. Raises ServiceUnavailable.
     """
     failure = Failure.from_event(event)
     item = ErrorLog(failure.request_id)
-    with transient_errors_named():
-        is_opened = written(
+    with translate_transient_errors():
+        is_opened = try_write(
             lambda: item.update(
                 actions=[*_facts(failure), *_opening(failure)],
                 condition=CallbackError.status.does_not_exist() | (CallbackError.status == Status.RESOLVED),

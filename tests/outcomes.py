@@ -30,7 +30,7 @@ PROCESSED = Outcome(processing=True)
 
 OUTCOMES = {
     "declined": Outcome(),
-    "duplicate-keys": Outcome(refusal="success: is there twice"),
+    "duplicate-keys": Outcome(refusal="success: appears more than once"),
     "empty": Outcome(refusal="body: is empty"),
     "exact-amount": PROCESSED,
     "malformed": Outcome(refusal="body: is not JSON (Expecting value, line 1 column 72)"),

@@ -1,1 +1,1 @@
-"""What the task functions share: the rules, the tables, the configuration, the reports."""
+"""Shared by the task functions: rules, tables, configuration, checks and reports."""

@@ -1,14 +1,16 @@
-"""The bank, as far as we ask it: was this payment made?
+"""Asks the bank whether a payment was made.
 
-What is asked and answered is the smallest common form of such interfaces, not a certain bank's; HttpBank is the one
-place to fit to the bank's own documents.
+Request and answer are the common core of such interfaces, not a particular bank's. HttpBank is the one place to adapt
+to the bank's own documentation.
 """
 
 import json
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from ipaddress import ip_address
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -20,34 +22,34 @@ from callbacks.errors import ConfigurationError, ServiceUnavailable
 TOKEN_PATH = "/oauth/token"  # noqa: S105 it is a path
 INQUIRY_PATH = "/payments/inquiry"
 
-# Token and inquiry together fit into the step's timeout.
+# The token's request and the inquiry together fit into the state's timeout.
 CALL_SECONDS = 1.1
 INQUIRY_SECONDS = 2.0
-# A token is not used up to its last second.
+# A token is renewed this long before it expires.
 TOKEN_MARGIN_SECONDS = 30
 MAX_ANSWER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """What the bank says of a payment: whether it was made, and its exact amount."""
+    """The bank's answer: whether the payment was made, and its exact amount."""
 
     is_paid: bool
     amount: Decimal | None
 
 
 class Bank(Protocol):
-    """Whom we ask."""
+    """A bank that can be asked about payments."""
 
     def inquire(self, order_id: str, payment_id: str) -> Inquiry:
-        """Return what the bank knows of a payment. Raises ServiceUnavailable where it does not say."""
+        """Return what the bank knows about a payment. Raises ServiceUnavailable if it does not answer."""
 
 
 class HttpBank:
-    """Asks over HTTPS, with a token that it gets for client id and secret (OAuth 2.0 client credentials).
+    """Asks over HTTPS, with a token obtained for a client id and secret (OAuth 2.0 client credentials).
 
-    `POST baseUrl/payments/inquiry {"orderId", "paymentId"}` is answered `{"status": "PAID", "amount": "2339.00"}`, with
-    any other status where the payment was not made.
+    `POST baseUrl/payments/inquiry {"orderId", "paymentId"}` returns `{"status": "PAID", "amount": "2339.00"}`, or any
+    other status if the payment was not made.
     """
 
     def __init__(self, base_url: str, client_id: str, client_secret: str) -> None:
@@ -59,7 +61,7 @@ class HttpBank:
         self._token_ends_at = 0.0
 
     def inquire(self, order_id: str, payment_id: str) -> Inquiry:
-        # In a thread, because a timeout of urllib3 is per read: it never ends an answer that comes byte by byte.
+        # In a thread: urllib3's timeout applies to each read and never ends an answer that trickles in byte by byte.
         thread = ThreadPoolExecutor(1)
         try:
             return thread.submit(self._inquire, order_id, payment_id).result(INQUIRY_SECONDS)
@@ -84,10 +86,10 @@ class HttpBank:
         answer = self._post(TOKEN_PATH, headers, b"grant_type=client_credentials")
         token, seconds = answer.get("access_token"), answer.get("expires_in")
         if not isinstance(token, str) or not isinstance(seconds, Decimal):
-            raise ServiceUnavailable("The bank gave no token")
+            raise ServiceUnavailable("The bank returned no token")
         if not (token.isascii() and token.isprintable()):
-            # The error of a header that cannot be sent would show it.
-            raise ServiceUnavailable("The bank gave a token that cannot be sent")
+            # urllib3's error about an unsendable header would show the token.
+            raise ServiceUnavailable("The bank returned an unprintable token")
         self._token, self._token_ends_at = token, time.monotonic() + float(seconds) - TOKEN_MARGIN_SECONDS
 
     def _post(self, path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
@@ -111,8 +113,23 @@ class HttpBank:
         return answer
 
 
+def connect(secret: Mapping[str, Any]) -> Bank:
+    """Return the bank whose access data the secret holds; the same data returns the same bank, with its token.
+
+    Raises ConfigurationError; the message does not show the secret.
+    """
+    access: Any = secret.get("inquiry")
+    try:
+        return _http_bank(access["baseUrl"], access["clientId"], access["clientSecret"])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise ConfigurationError("The secret needs inquiry with baseUrl, clientId and clientSecret.") from None
+
+
+_http_bank = cache(HttpBank)
+
+
 def _require_https(base_url: str) -> None:
-    """Credentials go over a wire only when it is encrypted; to this very machine there is none."""
+    """Refuse to send credentials unencrypted, except to this machine. Raises ConfigurationError."""
     try:
         url = urlsplit(base_url)
         is_safe = url.scheme == "https" and bool(url.hostname)
@@ -131,5 +148,5 @@ def _amount(value: Any) -> Decimal | None:
     except ArithmeticError:
         amount = None
     if amount is None or not amount.is_finite():
-        raise ServiceUnavailable("The bank's answer has an amount that is none")
+        raise ServiceUnavailable("The bank's answer has an invalid amount")
     return amount

@@ -1,41 +1,54 @@
-"""What the checks of a callback have in common: a mode, and a verdict that the record keeps."""
+"""What VerifySignature, CrossCheckPayment and InquirePayment share: a mode, a verdict and a log line."""
 
 from collections.abc import Callable
-from enum import StrEnum
+from functools import wraps
 from typing import Any
 
+from callbacks import model
 from callbacks.errors import ConfigurationError, Refusal, Unconfirmed
+from callbacks.modes import Mode
 from callbacks.telemetry import logger
+from callbacks.transient import translate_transient_errors
 
-PASSED = {"passed": True, "note": "passed"}
+PASSED = "passed"
 
-
-class Mode(StrEnum):
-    """Whether a check that fails is only noted, or refuses the callback. A check that is off is not run at all."""
-
-    WARN = "warn"
-    ENFORCE = "enforce"
+type Perform = Callable[[dict[str, Any]], None]
+type Handler = Callable[[dict[str, Any], object], str]
 
 
-def ids_of(callback: dict[str, Any]) -> dict[str, str]:
-    """Return what a log may say of a callback: the ids by which it is found, and nobody's data."""
-    return {name: callback[name] for name in ("orderId", "paymentId", "requestId")}
+def check(name: str) -> Callable[[Perform], Handler]:
+    """Make a Lambda handler out of a function that raises if the check named `name` fails.
 
-
-def carry_out(check: str, mode: str, perform: Callable[[], None], **ids: Any) -> dict[str, Any]:
-    """Run a check and return its verdict: `passed`, and `note` for the record.
-
-    In `enforce` whatever `perform` raises is raised. In `warn` it is logged, which counts it, and noted: a check that
-    is being tried out must not stop a payment. Raises ConfigurationError for another mode.
+    The handler takes the check's own event, with `mode`, and returns the verdict: `passed`, or `failed: ` and why. In
+    `enforce` it raises what the check raises, and ServiceUnavailable for AWS errors that pass. In `warn` it logs the
+    failure, which a metric counts, and returns it: a check on trial must not stop a payment.
+    Raises ConfigurationError for any other mode.
     """
-    if mode not in set(Mode):
-        raise ConfigurationError(f"{mode} is not a mode of {check}; there are {', '.join(Mode)} and off.")
-    try:
-        perform()
-    except Exception as error:
-        logger.warning("Check failed", check=check, mode=mode, error=type(error).__name__, **ids)
-        if mode == Mode.ENFORCE:
-            raise
-        reason = f": {error}" if isinstance(error, Refusal | Unconfirmed) else ""
-        return {"passed": False, "note": f"{type(error).__name__}{reason}"}
-    return PASSED
+
+    def decorate(perform: Perform) -> Handler:
+        @wraps(perform)
+        def handler(event: dict[str, Any], context: object) -> str:
+            mode = event["mode"]
+            if mode not in set(Mode):
+                raise ConfigurationError(f"{mode} is not a mode of {name}; use {', '.join(Mode)} or off.")
+            try:
+                with translate_transient_errors():
+                    perform(event)
+            except Exception as error:
+                logger.warning("Check failed", check=name, mode=mode, error=type(error).__name__, **_ids_of(event))
+                if mode == Mode.ENFORCE:
+                    raise
+                reason = f": {error}" if isinstance(error, Refusal | Unconfirmed) else ""
+                return f"failed: {type(error).__name__}{reason}"
+            return PASSED
+
+        return handler
+
+    return decorate
+
+
+def _ids_of(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the ids by which a log line is found; before validation only the request id is known."""
+    if callback := event.get("callback"):
+        return {name: callback[name] for name in ("orderId", "paymentId", "requestId")}
+    return {"requestId": model.request_id(event["delivery"], event["executionName"])}

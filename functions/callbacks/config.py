@@ -1,4 +1,4 @@
-"""The environment of the task functions, read here and nowhere else."""
+"""The only place that reads the tasks' environment."""
 
 import os
 
@@ -8,7 +8,7 @@ from callbacks.errors import ConfigurationError
 def required(name: str) -> str:
     """Return the environment variable `name`.
 
-    Raises ConfigurationError where it is missing or empty, so that a function deployed without it fails at its start.
+    Raises ConfigurationError if it is missing or empty, so that a misconfigured function fails when it starts.
     """
     value = os.environ.get(name, "")
     if not value:
@@ -17,5 +17,5 @@ def required(name: str) -> str:
 
 
 def optional(name: str) -> str | None:
-    """Return the environment variable `name`, or None where it is missing or empty."""
+    """Return the environment variable `name`, or None if it is missing or empty."""
     return os.environ.get(name) or None

@@ -1,49 +1,67 @@
-"""The errors that a task may raise; their class names are what `ErrorEquals` in the state machine says."""
+"""The errors a task can raise. Their class names are what `Retry` and `Catch` in the state machines name.
+
+error                    raised by                     what happens then
+-----                    ---------                     -----------------
+Refusal                  the callback is wrong:        not redriven; an operator decides
++ InvalidCallback          ValidateCallback              the message is the answer's `error`
++ InvalidSignature         VerifySignature               the message is the answer's `error`
++ PaymentConflict          InvokeProcessPaid             the message is the answer's `error`
++ PaymentMismatch          CrossCheckPayment,            the answer does not say why
+                           InquirePayment
+Unconfirmed              not confirmed yet:            redriven by healing
++ OrderNotFound            CrossCheckPayment             retried once first
++ PaymentNotConfirmed      InquirePayment
+DispatchInProgress       InvokeProcessPaid             retried once, then redriven by healing
+ServiceUnavailable       any task that calls           retried where time allows, then redriven by healing
+ConfigurationError       any task                      redriven by healing; every callback fails until it is fixed
+InvalidSelection         CollectUndispatched,          the healing execution fails with the message
+                         FindFailures
+"""
 
 
 class Refusal(Exception):
-    """What is wrong is the callback; running it again does not help. The message says what, but never a secret."""
+    """The callback itself is wrong, so a redrive cannot help. The message says why and never contains a secret."""
 
 
 class InvalidCallback(Refusal):
-    """The callback breaks a rule; the message names each field and what is wrong."""
-
-
-class PaymentConflict(Refusal):
-    """The payment was delivered before with another amount or for another user."""
+    """The callback breaks a rule; the message names each invalid field and its problem."""
 
 
 class InvalidSignature(Refusal):
-    """The callback is not signed, or not by the bank, or not now."""
+    """The callback is unsigned, signed by someone other than the bank, or signed too long ago."""
+
+
+class PaymentConflict(Refusal):
+    """The payment was delivered before with another amount or user."""
 
 
 class PaymentMismatch(Refusal):
-    """The callback contradicts what we, or the bank, know of the order and the payment."""
+    """The callback contradicts the order, the payment on record, or the bank."""
 
 
 class Unconfirmed(Exception):
-    """What the callback says cannot be confirmed now; later it may be."""
+    """The callback cannot be confirmed yet; later it may be."""
 
 
 class OrderNotFound(Unconfirmed):
-    """The order is not there: the callback may be faster than it."""
+    """The order does not exist yet: the callback may have arrived first."""
 
 
 class PaymentNotConfirmed(Unconfirmed):
-    """The bank does not say that the payment was made."""
+    """The bank does not confirm the payment."""
 
 
 class DispatchInProgress(Exception):
-    """Another delivery of the same payment is being dispatched at this moment; a moment later its result is there."""
+    """Another delivery of the same payment is being dispatched; its result is known a moment later."""
 
 
 class ServiceUnavailable(Exception):
-    """A service that we call throttles, fails or does not answer; the same call may succeed a moment later."""
+    """A service throttled the call, failed or did not answer; the same call may succeed a moment later."""
+
+
+class ConfigurationError(Exception):
+    """A required setting is missing or wrong; a retry does not help."""
 
 
 class InvalidSelection(Exception):
-    """What a person asked the healing workflow to run again is not understood; the message says what is."""
-
-
-class ConfigurationError(RuntimeError):
-    """A setting that a task cannot work without is missing; a retry does not help."""
+    """The healing workflow's input is invalid; the message says what is wrong with it."""

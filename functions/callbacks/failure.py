@@ -1,22 +1,23 @@
-"""What a failed execution tells its three reports."""
+"""What the three reports need to know about a failed execution."""
 
 import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from callbacks import model, times
+from callbacks import errors, model, times
 from callbacks.errors import Refusal
+from callbacks.modes import Mode
 
-REFUSALS = {refusal.__name__ for refusal in Refusal.__subclasses__()}
+REFUSALS = {name for name, error in vars(errors).items() if isinstance(error, type) and issubclass(error, Refusal)}
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One failed execution.
 
-    `step` is the state that failed, `error` the error's name, `message` its text without the stack trace, `cause` all
-    that Step Functions knows of it. `charge_id` is the callback's paymentId, under the name that error reports use.
+    `step` is the state that failed, `error` the error's name, `message` its text without the stack trace, and `cause`
+    everything Step Functions knows about it. `charge_id` is the callback's paymentId, which error reports call charge.
     """
 
     channel: str
@@ -35,22 +36,24 @@ class Failure:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """What this failure has in common with its like: function, step and error."""
+        """Function, step and error: failures that agree in these are of one kind."""
         return self.function_name, self.step, self.error
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the callback itself is what is wrong."""
+        """Whether the callback itself is wrong."""
         return self.error in REFUSALS
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what ReportFailure passes to each report.
 
-        Takes `channel`, `functionName`, `failure` (`{state: {"Error": …, "Cause": …}}`, as the state's Catch wrote it),
-        `event` (the workflow's input), `occurredAt`, `executionArn`, `executionName` and `startedAt`.
+        Takes `channel`, `functionName`, `failure` (`{state: {"Error": …, "Cause": …}}`, as each Catch wrote it),
+        `modes` (of the checks; a check in `warn` may have failed without stopping the workflow), `event` (the
+        workflow's input), `occurredAt`, `executionArn`, `executionName` and `startedAt`.
         """
-        ((step, details),) = event["failure"].items()
+        modes = event.get("modes", {})
+        ((step, details),) = [caught for caught in event["failure"].items() if modes.get(caught[0]) != Mode.WARN]
         delivery = event["event"]
         order_id, charge_id = model.find_ids(delivery.get("body") if isinstance(delivery, dict) else None)
         cause = details.get("Cause", "")
@@ -72,7 +75,7 @@ class Failure:
 
 
 def _message(cause: str) -> str:
-    """Return the exception's message from the JSON that Lambda makes of it, or the cause where it is something else."""
+    """Return the message of the exception that Lambda serialized into `cause`, or `cause` if it is something else."""
     try:
         message = json.loads(cause)["errorMessage"]
     except (ValueError, KeyError, TypeError):

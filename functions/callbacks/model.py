@@ -1,10 +1,11 @@
-"""What a callback is and which rules it has to keep. Knows neither AWS nor the environment.
+"""What a callback is and the rules it must follow. Knows neither AWS nor the environment.
 
-The fields and their meaning are those of the bank app gateway's `POST /bankapp/callback`.
+The fields and their meaning come from the bank app gateway's `POST /bankapp/callback`.
 """
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,29 +19,28 @@ MAX_BODY_BYTES = 32 * 1024
 MAX_ID_CHARACTERS = 128
 MAX_MESSAGE_CHARACTERS = 1024
 
-# DynamoDB returns numbers written out, without an exponent, and boto3 reads no more than 38 digits of them.
+# DynamoDB returns numbers in full, without an exponent, and boto3 reads at most 38 digits of them.
 MAX_AMOUNT_DIGITS = 38
 AMOUNT_EXPONENTS = range(-30, 38)
 AMOUNT_RULE = "must be 0, or at least 1E-30 and below 1E+38, with at most 38 significant digits"
 
-# Stands for bytes that are not UTF-8, whichever they were: two ids that differ in them become the same.
+# Stands for any bytes that are not UTF-8: two different ids could become one.
 REPLACEMENT_CHARACTER = "\ufffd"
 
-# What the API passes on beside the headers of a signature.
+# Headers that the API passes on but that prove nothing.
 PLAIN_HEADERS = {"content-type", "user-agent"}
 
-FIELDS = ("orderId", "paymentId", "userId", "success", "amount", "message")
-
 JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+
+MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One callback of the gateway, checked.
+    """A callback that follows every rule.
 
-    `amount` is in the currency's main unit (baht) and exact; a zero is 0, however it is written. `extra` is a JSON
-    object, as text, of the fields that we do not know; any number in it but a plain integer stands as text, so that no
-    digit is lost.
+    `amount` is exact, in the currency's main unit (baht); any zero is 0. `extra` is JSON text: an object of the unknown
+    fields, in which every number but a plain integer is text, so that no digit is lost.
     """
 
     order_id: str
@@ -53,34 +53,27 @@ class Callback:
 
 
 def parse(body: object) -> Callback:
-    """Return the callback that `body`, the request's text as it was received, describes.
+    """Return the callback in `body`, the request's text as received.
 
-    Raises InvalidCallback; its message lists every field that is wrong as `field: what is wrong`.
+    Raises InvalidCallback; its message lists every invalid field as `field: problem`.
     """
     document = _read_json(body)
-    problems: list[str] = []
-
-    def check(field: str, problem: str | None) -> Any:
-        if problem:
-            problems.append(f"{field}: {problem}")
-        return document.get(field)
-
-    callback = Callback(
-        order_id=check("orderId", _id_problem(document, "orderId")),
-        payment_id=check("paymentId", _id_problem(document, "paymentId")),
-        user_id=check("userId", _id_problem(document, "userId")),
-        success=check("success", _success_problem(document)),
-        amount=_plain_zero(check("amount", _amount_problem(document.get("amount")))),
-        message=check("message", _message_problem(document.get("message"))),
-        extra=_to_text({field: value for field, value in document.items() if field not in FIELDS}),
+    problems = {field: find_problem(document.get(field, MISSING)) for field, find_problem in RULES.items()}
+    if any(problems.values()):
+        raise InvalidCallback("; ".join(f"{field}: {problem}" for field, problem in problems.items() if problem))
+    return Callback(
+        order_id=document["orderId"],
+        payment_id=document["paymentId"],
+        user_id=document["userId"],
+        success=document["success"],
+        amount=_plain_zero(document.get("amount")),
+        message=document.get("message"),
+        extra=_to_text({field: value for field, value in document.items() if field not in RULES}),
     )
-    if problems:
-        raise InvalidCallback("; ".join(problems))
-    return callback
 
 
 def find_ids(body: object) -> tuple[str | None, str | None]:
-    """Return `(orderId, paymentId)` as far as they can be read from a body that need not be valid, nor even JSON."""
+    """Return `(orderId, paymentId)` as far as a body reveals them; it need not be valid, nor even JSON."""
     text = body if isinstance(body, str) else json.dumps(body)
     try:
         document = json.loads(text)
@@ -96,13 +89,13 @@ def canonical_amount(amount: str | None) -> str | None:
 
 
 def request_id(delivery: Any, fallback: str) -> str:
-    """Return the id of the request that brought the delivery; where it has no usable one of its own, `fallback`."""
+    """Return the id of the request that brought the delivery, or `fallback` if it has no usable one."""
     own = delivery.get("requestId") if isinstance(delivery, dict) else None
     return own if isinstance(own, str) and 0 < len(own) <= MAX_ID_CHARACTERS and own.isprintable() else fallback
 
 
 def signature_headers(delivery: dict[str, Any]) -> str | None:
-    """Return the headers by which a delivery proves where it comes from, as a JSON object, or None without any."""
+    """Return the headers that prove a delivery's origin, as a JSON object, or None if there are none."""
     headers = delivery.get("headers")
     if not isinstance(headers, dict):
         return None
@@ -110,18 +103,14 @@ def signature_headers(delivery: dict[str, Any]) -> str | None:
     return json.dumps(proof) if proof else None
 
 
-def timestamp(received_at: object, fallback: str) -> str:
-    """Return the time in UTC as ISO 8601 text of fixed width, so that text sorts as time does.
-
-    `received_at` is in milliseconds since 1970 (API Gateway's requestTimeEpoch); where it is not a number of this
-    calendar, `fallback`, ISO 8601 text with its offset, is taken.
-    """
-    return times.iso(_moment(received_at) or datetime.fromisoformat(fallback))
-
-
 def received_at(delivery: Any, fallback: str) -> str:
-    """Return the time of receipt of a delivery of any shape, as `timestamp` does."""
-    return timestamp(delivery.get("receivedAt") if isinstance(delivery, dict) else None, fallback)
+    """Return the time at which a delivery of any shape was received, as `times.iso` writes it.
+
+    It is the delivery's `receivedAt`, in milliseconds since 1970 (API Gateway's requestTimeEpoch). If that is not a
+    number within the calendar, it is `fallback`, ISO 8601 text with an offset.
+    """
+    milliseconds = delivery.get("receivedAt") if isinstance(delivery, dict) else None
+    return times.iso(_moment(milliseconds) or datetime.fromisoformat(fallback))
 
 
 def _moment(milliseconds: object) -> datetime | None:
@@ -154,7 +143,7 @@ def _read_json(body: object) -> dict[str, Any]:
     try:
         _to_text(document).encode()
     except UnicodeEncodeError:
-        raise InvalidCallback("body: holds half of a surrogate pair, which is not a character") from None
+        raise InvalidCallback("body: contains an unpaired surrogate") from None
     except RecursionError:
         raise InvalidCallback("body: is nested too deeply") from None
     return document
@@ -164,16 +153,16 @@ def _number(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise InvalidCallback("body: holds a number that is out of every range") from None
+        raise InvalidCallback("body: contains a number that is out of range") from None
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for field, value in pairs:
         if field in members:
-            raise InvalidCallback(f"{_shown(field)}: is there twice")
+            raise InvalidCallback(f"{_printable(field)}: appears more than once")
         if not _is_finite(value):
-            raise InvalidCallback(f"{_shown(field)}: must be a finite number")
+            raise InvalidCallback(f"{_printable(field)}: must be a finite number")
         members[field] = value
     return members
 
@@ -184,10 +173,9 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, Decimal) or value.is_finite()
 
 
-def _id_problem(document: dict[str, Any], field: str) -> str | None:
-    if field not in document:
+def _id_problem(value: Any) -> str | None:
+    if value is MISSING:
         return "is missing"
-    value = document[field]
     if not isinstance(value, str):
         return f"must be a string, not {_type_name(value)}"
     if not value.strip():
@@ -195,20 +183,18 @@ def _id_problem(document: dict[str, Any], field: str) -> str | None:
     if len(value) > MAX_ID_CHARACTERS:
         return f"is longer than {MAX_ID_CHARACTERS} characters"
     if not value.isprintable():
-        return "holds a character that cannot be printed"
-    return "holds a character that was broken on its way" if REPLACEMENT_CHARACTER in value else None
+        return "contains an unprintable character"
+    return "contains U+FFFD, the mark of a broken character" if REPLACEMENT_CHARACTER in value else None
 
 
-def _success_problem(document: dict[str, Any]) -> str | None:
-    if "success" not in document:
+def _flag_problem(value: Any) -> str | None:
+    if value is MISSING:
         return "is missing"
-    if not isinstance(document["success"], bool):
-        return f"must be true or false, not {_type_name(document['success'])}"
-    return None
+    return None if isinstance(value, bool) else f"must be true or false, not {_type_name(value)}"
 
 
 def _amount_problem(value: Any) -> str | None:
-    if value is None:
+    if value is None or value is MISSING:
         return None
     if not isinstance(value, Decimal):
         return f"must be a number, not {_type_name(value)}"
@@ -219,23 +205,32 @@ def _amount_problem(value: Any) -> str | None:
     return None
 
 
-def _plain_zero(amount: Decimal | None) -> Decimal | None:
-    """Return the amount; a zero as 0, for boto3 reads no 0e400."""
-    return Decimal(0) if amount == 0 else amount
-
-
 def _message_problem(value: Any) -> str | None:
-    if value is None:
+    if value is None or value is MISSING:
         return None
     if not isinstance(value, str):
         return f"must be a string, not {_type_name(value)}"
-    if len(value) > MAX_MESSAGE_CHARACTERS:
-        return f"is longer than {MAX_MESSAGE_CHARACTERS} characters"
-    return None
+    return f"is longer than {MAX_MESSAGE_CHARACTERS} characters" if len(value) > MAX_MESSAGE_CHARACTERS else None
+
+
+# Each known field and the function that finds the problem with its value, which is MISSING if the field is.
+RULES: dict[str, Callable[[Any], str | None]] = {
+    "orderId": _id_problem,
+    "paymentId": _id_problem,
+    "userId": _id_problem,
+    "success": _flag_problem,
+    "amount": _amount_problem,
+    "message": _message_problem,
+}
+
+
+def _plain_zero(amount: Decimal | None) -> Decimal | None:
+    """Return the amount, any zero as 0: boto3 cannot read 0e400."""
+    return Decimal(0) if amount == 0 else amount
 
 
 def _find_members(text: str) -> dict[str, Any]:
-    """Return the ids that stand in a text which is not JSON as a whole, such as a body that breaks off."""
+    """Return the ids in a text that is not JSON as a whole, such as a truncated body."""
     members: dict[str, Any] = {}
     for field, value in re.findall(r'"(orderId|paymentId)"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+(?=\s*[,}]))', text):
         with suppress(ValueError):
@@ -263,5 +258,5 @@ def _type_name(value: object) -> str:
     return JSON_TYPES.get(type(value), "a number")
 
 
-def _shown(field: str) -> str:
+def _printable(field: str) -> str:
     return field if len(field) <= MAX_ID_CHARACTERS and field.isprintable() else "a field"

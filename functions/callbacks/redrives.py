@@ -1,4 +1,4 @@
-"""When a delivery that failed is run again, and when that ends."""
+"""When a failed delivery is redriven, how often, and up to what size."""
 
 import json
 import re
@@ -10,27 +10,27 @@ from callbacks import config, times
 FIRST_DELAY = timedelta(minutes=int(config.required("REDRIVE_DELAY_MINUTES")))
 LONGEST_DELAY = timedelta(hours=12)
 MAX_ATTEMPTS = int(config.required("REDRIVE_ATTEMPTS"))
-# As text inside of text, as which a state of the healing workflow holds it twice, beside up to 32 KiB of an execution's
-# cause; all of it may have 256 KiB. Of what is valid only a body of little but quotes and backslashes has more.
+# Measured as doubly escaped JSON. A state of the healing workflow holds it twice, beside up to 32 KiB of cause, within
+# 256 KiB. A valid body exceeds it only if it consists almost entirely of quotes and backslashes.
 MAX_DELIVERY_BYTES = 112_000
 
 
 def due_after(attempts: int, moment: datetime) -> str:
-    """Return when a delivery that failed at `moment`, and was run again `attempts` times, is run again: ISO 8601."""
+    """Return when to redrive a delivery that failed at `moment` after `attempts` redrives, as ISO 8601 text."""
     return times.iso(moment + min(FIRST_DELAY * 2**attempts, LONGEST_DELAY))
 
 
 def is_last(attempt: float) -> bool:
-    """Tell whether an attempt, the first being 1, is the last that is made by itself."""
+    """Return whether an attempt, counted from 1, is the last that healing makes."""
     return attempt >= MAX_ATTEMPTS
 
 
 def as_text(delivery: Any) -> str:
-    """Return a delivery as JSON text, with escapes only where it has half a surrogate pair, which no encoding has."""
+    """Return a delivery as JSON text, escaped only if it contains an unpaired surrogate, which UTF-8 cannot encode."""
     text = json.dumps(delivery, ensure_ascii=False)
     return json.dumps(delivery) if re.search("[\ud800-\udfff]", text) else text
 
 
 def is_too_large(delivery: Any) -> bool:
-    """Tell whether a delivery is more than the healing workflow can hold."""
+    """Return whether a delivery is larger than the healing workflow can hold."""
     return len(json.dumps(as_text(delivery), ensure_ascii=False).encode()) > MAX_DELIVERY_BYTES

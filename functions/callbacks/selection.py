@@ -1,26 +1,21 @@
-"""Which failed deliveries a person, or the schedule, wants to have run again."""
+"""Which failed deliveries an operator, or the schedule, wants redriven."""
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from callbacks import times
+from callbacks import request_ids, times
 from callbacks.errors import InvalidSelection
 
 MEMBERS = ("requestId", "orderId", "since", "dryRun", "limit", "after")
 MAX_FAILURES = 100
 
-# What ClaimFailure adds to a request id to name the execution of a repeat. Something stands before it: an id that is
-# empty would select all that are due.
-REPEAT = re.compile(r"(?<=.)-redrive-[0-9]+\Z")
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """One delivery, one order, all since a time, or, where none of them is given, all that are due.
+    """One delivery, one order, or every failure since a time; if none is given, every failure that is due.
 
-    At most `limit` failures are found at once; `after` is where the last page ended.
+    A page has at most `limit` failures; `after` is the `next` of the previous page.
     """
 
     request_id: str | None = None
@@ -31,25 +26,25 @@ class Selection:
 
     @property
     def is_manual(self) -> bool:
-        """Whether a person has asked, rather than the schedule."""
+        """Whether an operator asked, rather than the schedule."""
         return any((self.request_id, self.order_id, self.since))
 
     @classmethod
     def from_event(cls, event: Any) -> Self:
-        """Read the healing workflow's input: an object with the members that MEMBERS names, each of them optional.
+        """Read the healing workflow's input: an object with any of MEMBERS.
 
-        The request id may be that of a repeat.
-        Raises InvalidSelection; what is misspelt must not be taken for "all that are due".
+        `requestId` may be a redrive's name as well. Raises InvalidSelection, also for an unknown member: a misspelling
+        must not select every failure that is due.
         """
         if not isinstance(event, dict):
             raise InvalidSelection("The input must be an object")
         if unknown := set(event) - set(MEMBERS):
-            raise InvalidSelection(f"{', '.join(sorted(unknown))}: is not one of {', '.join(MEMBERS)}")
+            raise InvalidSelection(f"{', '.join(sorted(unknown))}: is unknown; use {', '.join(MEMBERS)}")
         if len({"requestId", "orderId", "since"} & set(event)) > 1:
-            raise InvalidSelection("Only one of requestId, orderId and since can be given")
+            raise InvalidSelection("Give only one of requestId, orderId and since")
         for member in ("requestId", "orderId", "since"):
             if member in event and not (isinstance(event[member], str) and event[member]):
-                raise InvalidSelection(f"{member}: must be a string that is not empty")
+                raise InvalidSelection(f"{member}: must be a non-empty string")
         if not isinstance(event.get("dryRun", False), bool):
             raise InvalidSelection("dryRun: must be true or false")
         limit = event.get("limit", MAX_FAILURES)
@@ -57,13 +52,9 @@ class Selection:
             raise InvalidSelection(f"limit: must be a number from 1 to {MAX_FAILURES}")
         after = event.get("after")
         if not isinstance(after, dict | None):
-            raise InvalidSelection("after: must be the `next` of the page before")
-        return cls(_first(event.get("requestId")), event.get("orderId"), _time(event.get("since")), limit, after)
-
-
-def _first(request_id: str | None) -> str | None:
-    """Return the id under which the delivery was first received, from its own, API Gateway's or that of a repeat."""
-    return None if request_id is None else REPEAT.sub("", request_id.rstrip("=") or request_id)
+            raise InvalidSelection("after: must be the `next` of the previous page")
+        request_id = request_ids.first_request_id(event["requestId"]) if "requestId" in event else None
+        return cls(request_id, event.get("orderId"), _time(event.get("since")), limit, after)
 
 
 def _time(since: str | None) -> str | None:
@@ -72,7 +63,7 @@ def _time(since: str | None) -> str | None:
     try:
         moment = datetime.fromisoformat(since)
         if moment.tzinfo is None:
-            raise InvalidSelection("since: must name its time zone, as 2026-11-22T10:00:00Z does")
+            raise InvalidSelection("since: must include a time zone, such as 2026-11-22T10:00:00Z")
         return times.iso(moment)
     except (ValueError, OverflowError):
-        raise InvalidSelection("since: must be a time as 2026-11-22T10:00:00Z") from None
+        raise InvalidSelection("since: must be a time such as 2026-11-22T10:00:00Z") from None

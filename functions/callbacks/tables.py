@@ -1,4 +1,4 @@
-"""The DynamoDB tables as PynamoDB models; their keys are those of template.yaml."""
+"""The DynamoDB tables as PynamoDB models, with the keys of template.yaml."""
 
 from collections.abc import Callable
 from decimal import Decimal
@@ -10,16 +10,16 @@ from typing import cast
 from pynamodb.attributes import Attribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.constants import NUMBER
 from pynamodb.exceptions import PutError, UpdateError
-from pynamodb.indexes import AllProjection, GlobalSecondaryIndex, KeysOnlyProjection
+from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection, KeysOnlyProjection
 from pynamodb.models import Model
 
-# A second attempt, after up to a second's pause, fits into the time of a step where the first failed at once.
+# If the first attempt fails at once, a second one, after a pause of up to a second, fits into a state's timeout.
 CONNECT_TIMEOUT_SECONDS = 0.4
 READ_TIMEOUT_SECONDS = 0.5
 
 
 class DecimalAttribute(Attribute[Decimal]):
-    """A number kept exactly; PynamoDB's own NumberAttribute reads a float."""
+    """An exact number; PynamoDB's own NumberAttribute reads a float."""
 
     attr_type = NUMBER
 
@@ -31,7 +31,7 @@ class DecimalAttribute(Attribute[Decimal]):
 
 
 class Undispatched(GlobalSecondaryIndex["CallbackRecord"]):
-    """The paid records of a channel that have no confirmed dispatch, by time of receipt."""
+    """A channel's paid records without a confirmed dispatch, by time of receipt."""
 
     class Meta:
         index_name = "undispatched"
@@ -42,12 +42,12 @@ class Undispatched(GlobalSecondaryIndex["CallbackRecord"]):
 
 
 class CallbackRecord(Model):
-    """One delivery of a callback: what was received never changes, what became of it is noted once.
+    """One delivery of a callback: what was received never changes, the outcome is added once.
 
-    The range key starts with the time of receipt, so one Query on `orderId` reads all callbacks of an order in order of
-    arrival. `undispatchedSince` is the time of receipt for as long as a paid delivery waits for its dispatch to be
-    confirmed; `dispatchedBy` is then the delivery that was dispatched, this one or an earlier one of the same payment.
-    `signature`, `crossCheck` and `inquiry` say what came of each check: off, passed, or what is wrong.
+    The range key starts with the time of receipt, so a Query on `orderId` reads an order's callbacks in order of
+    arrival. `undispatchedSince` is the time of receipt while a paid delivery waits for its dispatch to be confirmed;
+    then `dispatchedBy` is the delivery that was dispatched, this one or an earlier one of the same payment.
+    `signature`, `crossCheck` and `inquiry` are the checks' verdicts: `off`, `passed`, or `failed: ` and why.
     """
 
     orderId = UnicodeAttribute(hash_key=True)
@@ -74,43 +74,47 @@ class CallbackRecord(Model):
     undispatched = Undispatched()
 
 
+# What every index of the error log holds beside its keys.
+SUMMARY = ["status", "attempts", "step", "error", "chargeId"]
+
+
 class Due(GlobalSecondaryIndex["CallbackError"]):
-    """The failed deliveries of a channel that will be run again, by the time when."""
+    """A channel's failed deliveries that healing will redrive, by the time when."""
 
     class Meta:
         index_name = "due"
-        projection = AllProjection()
+        projection = IncludeProjection([*SUMMARY, "occurredAt", "orderId"])
 
     channel = UnicodeAttribute(hash_key=True)
     nextAttemptAt = UnicodeAttribute(range_key=True)
 
 
 class ByFunction(GlobalSecondaryIndex["CallbackError"]):
-    """The failed deliveries of a function, by the time of the first failure."""
+    """A function's failed deliveries, by the time of the first failure."""
 
     class Meta:
         index_name = "byFunction"
-        projection = AllProjection()
+        projection = IncludeProjection([*SUMMARY, "lastResult", "cause", "orderId"])
 
     functionName = UnicodeAttribute(hash_key=True)
     occurredAt = UnicodeAttribute(range_key=True)
 
 
 class ByOrder(GlobalSecondaryIndex["CallbackError"]):
-    """The failed deliveries of an order, by the time of the first failure."""
+    """An order's failed deliveries, by the time of the first failure."""
 
     class Meta:
         index_name = "byOrder"
-        projection = AllProjection()
+        projection = IncludeProjection(SUMMARY)
 
     orderId = UnicodeAttribute(hash_key=True)
     occurredAt = UnicodeAttribute(range_key=True)
 
 
 class Status(StrEnum):
-    """OPEN waits for its next attempt or, where none is due, for a person. REDRIVEN is being run again at this moment.
+    """OPEN waits for its next attempt or, if none is due, for an operator. REDRIVEN is being redriven now.
 
-    RESOLVED was run again and succeeded. GIVEN_UP failed at the last attempt that is made by itself.
+    RESOLVED was redriven successfully. GIVEN_UP failed at the last attempt that healing makes.
     """
 
     OPEN = "open"
@@ -120,10 +124,10 @@ class Status(StrEnum):
 
 
 class CallbackError(Model):
-    """One delivery that failed, with all that is needed to understand it and to run it again.
+    """One failed delivery, with everything needed to explain and redrive it.
 
-    `occurredAt` is the time of its first failure; `step`, `error`, `cause` and `executionArn` are those of its last.
-    `attempts` counts how often it was run again; `nextAttemptAt` is there as long as it will be by itself.
+    `occurredAt` is the time of its first failure; `step`, `error`, `cause` and `executionArn` belong to the last.
+    `attempts` counts its redrives; `nextAttemptAt` exists while healing will redrive it.
     """
 
     requestId = UnicodeAttribute(hash_key=True)
@@ -149,10 +153,10 @@ class CallbackError(Model):
 
 
 class Alert(Model):
-    """One kind of failure, and when it was last mailed.
+    """One kind of failure and its alert window.
 
-    Until `windowEndsAt` (seconds since 1970) failures of the kind are counted in `suppressed`; the mail that opens a
-    window takes the count over as `summedUp`.
+    Until `windowEndsAt` (seconds since 1970) failures of the kind are counted in `suppressed`; the e-mail that opens
+    the next window takes the count over as `summedUp`.
     """
 
     kind = UnicodeAttribute(hash_key=True)
@@ -163,12 +167,12 @@ class Alert(Model):
     expiration = NumberAttribute()
 
 
-def written(write: Callable[[], object]) -> bool:
-    """Make a write that has a condition; return False where that was not met."""
+def try_write(write: Callable[[], object]) -> bool:
+    """Make a conditional write; return False if its condition was not met."""
     try:
         write()
     except (PutError, UpdateError) as error:
-        # An error of the connection has a response, too: None.
+        # A connection error has a response as well: None.
         response = getattr(error.cause, "response", None) or {}
         if response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
             raise
@@ -177,8 +181,8 @@ def written(write: Callable[[], object]) -> bool:
 
 
 @cache
-def bound[M: Model](model: type[M], table: str, retries: int = 1) -> type[M]:
-    """Return `model` for the table of that name; a call that fails in passing is made so many times more."""
+def bind[M: Model](model: type[M], table: str, retries: int = 1) -> type[M]:
+    """Return `model` for the named table, with so many retries per call."""
 
     class Meta:
         table_name = table

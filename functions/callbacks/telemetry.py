@@ -1,4 +1,4 @@
-"""Structured logs. They carry order and payment ids, never user ids, bodies, headers or secrets."""
+"""Structured logs. They contain order and payment ids, never user ids, bodies, headers or secrets."""
 
 from aws_lambda_powertools import Logger
 

@@ -1,15 +1,15 @@
-"""Times as we write them: UTC, ISO 8601, of fixed width, so that text sorts as time does."""
+"""Times as stored and logged: UTC, ISO 8601, fixed width, so that text order is time order."""
 
 from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """Return the time in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def iso(moment: datetime) -> str:
-    """Return a time with its milliseconds as text, such as 2026-11-22T10:00:00.000Z."""
+    """Return a time as text with milliseconds, such as 2026-11-22T10:00:00.000Z."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,4 +1,4 @@
-"""Tells the AWS errors that pass from those that stay, so that the state machine retries only the former."""
+"""Separates AWS errors that pass from those that stay, so that the state machine retries only the former."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +18,8 @@ THROTTLES = {
 
 
 @contextmanager
-def transient_errors_named() -> Iterator[None]:
-    """Raise ServiceUnavailable in place of an AWS error that a retry can cure; let any other error pass as it is."""
+def translate_transient_errors() -> Iterator[None]:
+    """Raise ServiceUnavailable instead of an AWS error that a retry can cure; leave other errors alone."""
     try:
         yield
     except Exception as error:
@@ -29,7 +29,7 @@ def transient_errors_named() -> Iterator[None]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and what led to it: PynamoDB wraps what botocore raised, and drops the HTTP status on the way."""
+    """Yield the error and its causes: PynamoDB wraps botocore's errors and drops their HTTP status."""
     while error:
         yield error
         error = error.__cause__ or error.__context__

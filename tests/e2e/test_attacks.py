@@ -338,9 +338,12 @@ def test_an_id_that_looks_like_a_template_is_an_order_that_is_not_there(
 # What stands in the body
 
 JSON_TRICKS: dict[str, tuple[Callable[[str], str | bytes], str]] = {
-    "a name twice": (lambda body: more(body, '"orderId": "other"'), "orderId: is there twice"),
-    "a name twice, once escaped": (lambda body: more(body, '"\\u006frderId": "other"'), "orderId: is there twice"),
-    "success twice": (lambda body: '{"success": false, ' + body[1:], "success: is there twice"),
+    "a name twice": (lambda body: more(body, '"orderId": "other"'), "orderId: appears more than once"),
+    "a name twice, once escaped": (
+        lambda body: more(body, '"\\u006frderId": "other"'),
+        "orderId: appears more than once",
+    ),
+    "success twice": (lambda body: '{"success": false, ' + body[1:], "success: appears more than once"),
     "a name of another case": (lambda body: body.replace("orderId", "OrderId"), "orderId: is missing"),
     "a name that looks the same": (lambda body: body.replace("orderId", "\u043erderId"), "orderId: is missing"),
     "10,000 lists": (lambda body: more(body, '"x": ' + "[" * 10_000 + "]" * 10_000), "body: is nested too deeply"),
@@ -352,7 +355,10 @@ JSON_TRICKS: dict[str, tuple[Callable[[str], str | bytes], str]] = {
     "1e400": (lambda body: body.replace("2339.0", "1e400"), AMOUNT_RANGE),
     "1e-400": (lambda body: body.replace("2339.0", "1e-400"), AMOUNT_RANGE),
     "5,000 digits": (lambda body: body.replace("2339.0", "1" + "0" * 5000), AMOUNT_RANGE),
-    "30,000 digits elsewhere": (lambda body: more(body, f'"message": {"9" * 30_000}'), "message: is there twice"),
+    "30,000 digits elsewhere": (
+        lambda body: more(body, f'"message": {"9" * 30_000}'),
+        "message: appears more than once",
+    ),
     "an endless exponent": (
         lambda body: body.replace("2339.0", f"1e{'9' * 50}"),
         "body: holds a number that is out of",

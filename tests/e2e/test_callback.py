@@ -77,7 +77,7 @@ def test_a_payment_with_another_amount_is_a_conflict(local: Local, make_body: Ma
     local.post(make_body())
     answer = local.post(make_body(amount=1))
     assert answer.status == 500
-    assert answer.body["error"] == "The payment was delivered before, for another amount or user"
+    assert answer.body["error"] == "The payment was delivered before with another amount or user"
     (error,) = local.errors_of(answer)
     assert error["error"] == "PaymentConflict"
     assert len(local.records_of(order_id)) == 2

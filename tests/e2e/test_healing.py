@@ -122,7 +122,7 @@ def test_a_paid_record_that_nobody_works_on_any_more_is_dispatched(
     ("options", "message"),
     [
         (["--since", "yesterday"], "since: must be a time as"),
-        (["--order", ""], "orderId: must be a string that is not empty"),
+        (["--order", ""], "orderId: must be a non-empty string"),
     ],
 )
 def test_a_wrong_option_is_said_clearly(local: Local, options: list[str], message: str) -> None:

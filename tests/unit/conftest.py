@@ -74,9 +74,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
     """Import a task anew, as a cold start does: `load("write_error_log", ERROR_LOG_TABLE="…")`."""
     package = importlib.import_module("callbacks")
-    bound = importlib.import_module("callbacks.tables").bound
+    bind = importlib.import_module("callbacks.tables").bind
     # They read the environment when they are imported, as a task does.
-    shared = ("alerts", "redrives", "secrets")
+    shared = ("alerts", "redrives", "bank_secret", "items")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 
@@ -84,7 +84,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
             if name == "AWS_ENDPOINT_URL":
-                bound.cache_clear()
+                bind.cache_clear()
         for name in shared:
             monkeypatch.delitem(sys.modules, f"callbacks.{name}", raising=False)
             monkeypatch.delattr(package, name, raising=False)
@@ -94,7 +94,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]
     yield imported
     # A table once bound keeps its client, and with it the endpoint.
     if "AWS_ENDPOINT_URL" in os.environ:
-        bound.cache_clear()
+        bind.cache_clear()
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_another_failure_does_not_cost_the_token(asked: HttpBank, playing: Any, 
 )
 def test_an_answer_without_a_token_and_its_end_is_none(asked: HttpBank, playing: Any, answer: object) -> None:
     playing.answers_at(bank.TOKEN_PATH, answer)
-    assert unavailable(asked) == "The bank gave no token"
+    assert unavailable(asked) == "The bank returned no token"
     assert paths(playing) == ["/oauth/token"]
 
 
@@ -147,7 +147,7 @@ def test_a_token_that_no_header_can_hold_is_not_shown_by_the_error_that_says_so(
     asked: HttpBank, playing: Any, tail: str
 ) -> None:
     playing.answers_at(bank.TOKEN_PATH, {**TOKEN, "access_token": f"token-of-the-bank{tail}"})
-    assert unavailable(asked) == "The bank gave a token that cannot be sent"
+    assert unavailable(asked) == "The bank returned an unprintable token"
 
 
 # What is answered
@@ -213,7 +213,7 @@ def test_an_amount_that_the_bank_leaves_out_is_none(asked: HttpBank, playing: An
 )
 def test_an_amount_that_is_none_is_no_answer(asked: HttpBank, playing: Any, text: str) -> None:
     playing.answers_at(bank.INQUIRY_PATH, f'{{"status": "PAID", "amount": {text}}}'.encode())
-    assert unavailable(asked) == "The bank's answer has an amount that is none"
+    assert unavailable(asked) == "The bank's answer has an invalid amount"
 
 
 GARBAGE = {

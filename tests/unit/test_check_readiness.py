@@ -152,8 +152,11 @@ def test_a_check_without_its_secret_or_table_fails_the_deployment(
     [
         ("hush-hush", "The secret kbank-test is not JSON."),
         (["hush-hush"], "The secret kbank-test is not a JSON object."),
-        ({"other": "hush-hush"}, "The secret has no webhookSecrets, which is a list of keys."),
-        ({"webhookSecrets": ["hush-hush!"]}, "A key of webhookSecrets is not base64, as Standard Webhooks has it."),
+        ({"other": "hush-hush"}, "The secret needs webhookSecrets, a list of keys."),
+        (
+            {"webhookSecrets": ["hush-hush!"]},
+            "A key in webhookSecrets is not base64, which Standard Webhooks requires.",
+        ),
     ],
 )
 @pytest.mark.usefixtures("service")
@@ -176,8 +179,8 @@ def test_a_plain_key_is_any_text(task: Task, request_with: Make) -> None:
 @pytest.mark.parametrize(
     ("inquiry", "reason"),
     [
-        (None, "The secret has no inquiry with baseUrl, clientId and clientSecret."),
-        ({"baseUrl": "https://bank.example.com"}, "The secret has no inquiry with baseUrl, clientId and clientSecret."),
+        (None, "The secret needs inquiry with baseUrl, clientId and clientSecret."),
+        ({"baseUrl": "https://bank.example.com"}, "The secret needs inquiry with baseUrl, clientId and clientSecret."),
         (
             {**SECRET["inquiry"], "baseUrl": "http://bank.example.com"},
             "The secret's inquiry.baseUrl is not an https URL.",
@@ -296,7 +299,7 @@ def test_an_answer_that_does_not_arrive_is_an_error_that_does_not_show_where_it_
     task: Task, request_with: Make, service: Any, nobody: str
 ) -> None:
     service.answers(403)
-    with pytest.raises(RuntimeError, match=r"^CloudFormation took the answer with 403\.$"):
+    with pytest.raises(RuntimeError, match=r"^CloudFormation answered 403\.$"):
         task.handler(request_with(), None)
     with pytest.raises(urllib3.exceptions.HTTPError) as error:
         task.handler({**request_with(), "ResponseURL": f"{nobody}/answer?signature=s"}, None)

@@ -38,11 +38,10 @@ def test_a_failure_that_is_due_is_claimed_and_comes_with_what_its_delivery_is_ru
     claim = task.handler(SCHEDULED, None)
     delivery = json.loads(claim.pop("input"))
     assert claim == {
-        "isClaimed": True,
+        "decision": "redrive",
         "status": "redriven",
         "attempt": 1,
-        "isEnd": False,
-        "end": None,
+        "reason": None,
         "executionName": "8f7e6d5c-redrive-1",
     }
     assert delivery == {
@@ -92,17 +91,17 @@ def test_the_schedule_claims_what_is_due_and_a_person_whatever_is_not_done_or_be
     before = failed(status=status, nextAttemptAt=due, attempts=1)
     claim = task.handler(MANUAL if is_manual else SCHEDULED, None)
     if by_hand if is_manual else by_schedule:
-        assert (claim["isClaimed"], claim["status"], claim["attempt"]) == (True, "redriven", 2)
+        assert (claim["decision"], claim["status"], claim["attempt"]) == ("redrive", "redriven", 2)
     else:
-        assert claim == {"isClaimed": False, "status": status}
+        assert claim == {"decision": "skip", "status": status}
         assert only(error_log) == before
 
 
 def test_a_failure_that_was_claimed_is_not_claimed_again_while_it_is_run(task: ModuleType, failed: Failed) -> None:
     failed()
-    assert task.handler(SCHEDULED, None)["isClaimed"]
+    assert task.handler(SCHEDULED, None)["decision"] == "redrive"
     for event in (SCHEDULED, MANUAL):
-        assert task.handler(event, None) == {"isClaimed": False, "status": "redriven"}
+        assert task.handler(event, None) == {"decision": "skip", "status": "redriven"}
 
 
 @pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
@@ -112,8 +111,8 @@ def test_of_two_runs_that_find_the_same_failure_one_gets_it(
     failed()
     faster: list[dict[str, Any]] = []
     before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
-    assert task.handler(event, None) == {"isClaimed": False, "status": "open"}
-    assert [claim["isClaimed"] for claim in faster] == [True]
+    assert task.handler(event, None) == {"decision": "skip", "status": "open"}
+    assert [claim["decision"] for claim in faster] == ["redrive"]
     assert only(error_log)["attempts"] == 1
 
 
@@ -122,7 +121,7 @@ def test_a_failure_that_is_resolved_at_the_very_moment_is_not_claimed(
 ) -> None:
     failed(status="redriven", attempts=1)
     before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="resolved", attempts=1, nextAttemptAt=None))
-    assert task.handler(SCHEDULED, None)["isClaimed"] is False
+    assert task.handler(SCHEDULED, None)["decision"] == "skip"
     assert only(error_log)["status"] == "resolved"
 
 
@@ -132,7 +131,7 @@ def test_each_attempt_is_counted_and_has_its_lease(
 ) -> None:
     failed(attempts=attempts)
     claim = task.handler(event, None)
-    assert (claim["isClaimed"], claim["attempt"], claim["isEnd"]) == (True, attempts + 1, False)
+    assert (claim["decision"], claim["attempt"]) == ("redrive", attempts + 1)
     after = only(error_log)
     assert (after["status"], after["attempts"]) == ("redriven", attempts + 1)
     assert from_now(minutes=4) < after["nextAttemptAt"] <= from_now(minutes=5)
@@ -144,10 +143,10 @@ def test_a_last_attempt_whose_lease_has_ended_is_claimed_and_not_made_again(
 ) -> None:
     failed(status="redriven", attempts=attempts)
     claim = task.handler(SCHEDULED, None)
-    assert (claim["isClaimed"], claim["attempt"], claim["isEnd"]) == (True, attempts, True)
+    assert (claim["decision"], claim["attempt"]) == ("give up", attempts)
     assert only(error_log)["attempts"] == attempts
     # Of two runs one gets it, though the number stays the same.
-    assert task.handler(SCHEDULED, None) == {"isClaimed": False, "status": "redriven"}
+    assert task.handler(SCHEDULED, None) == {"decision": "skip", "status": "redriven"}
 
 
 def test_of_two_runs_that_find_a_last_attempt_without_a_result_one_gets_it(
@@ -156,8 +155,8 @@ def test_of_two_runs_that_find_a_last_attempt_without_a_result_one_gets_it(
     failed(status="redriven", attempts=8)
     faster: list[dict[str, Any]] = []
     before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
-    assert task.handler(SCHEDULED, None)["isClaimed"] is False
-    assert [claim["isClaimed"] for claim in faster] == [True]
+    assert task.handler(SCHEDULED, None)["decision"] == "skip"
+    assert [claim["decision"] for claim in faster] == ["redrive"]
 
 
 @pytest.mark.parametrize("attempts", [8, 9])
@@ -166,7 +165,7 @@ def test_what_has_an_attempt_too_many_by_a_new_limit_is_run_once_more(
 ) -> None:
     failed(attempts=attempts)
     claim = task.handler(SCHEDULED, None)
-    assert (claim["isClaimed"], claim["attempt"], claim["isEnd"]) == (True, attempts + 1, False)
+    assert (claim["decision"], claim["attempt"]) == ("redrive", attempts + 1)
 
 
 @pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
@@ -175,8 +174,8 @@ def test_a_delivery_that_the_workflow_cannot_hold_is_not_run_but_told_of(
 ) -> None:
     failed(event=json.dumps({"body": '{"orderId": "1", "x": "' + "x" * 130_000, "headers": {"x": "y"}}))
     claim = task.handler(event, None)
-    assert (claim["isClaimed"], claim["attempt"], claim["isEnd"]) == (True, 0, True)
-    assert claim["end"] == "The delivery is too large to be run again"
+    assert (claim["decision"], claim["attempt"]) == ("give up", 0)
+    assert claim["reason"] == "The delivery is too large to redrive"
     told = json.loads(claim["input"])
     assert told["body"].startswith('{"orderId": "1"')
     assert (len(told["body"]), told["headers"], told["requestId"]) == (4096, {}, "8f7e6d5c")

@@ -9,7 +9,7 @@ import pytest
 
 from callbacks import times
 from callbacks.errors import InvalidSelection
-from callbacks.tables import CallbackRecord, bound
+from callbacks.tables import CallbackRecord, bind
 from tests.sources import table
 
 Recorded = Callable[..., dict[str, Any]]
@@ -109,7 +109,7 @@ def test_a_payment_whose_dispatch_was_never_confirmed_becomes_a_failure_that_is_
         "executionArn": "arn",
         "step": "ConfirmDispatch",
         "error": "DispatchUnconfirmed",
-        "cause": "The execution did not get as far as confirming that the payment was dispatched",
+        "cause": "The execution ended before it confirmed the dispatch",
         "orderId": "482500007436",
         "chargeId": "pay_bankapp_123",
         "status": "open",
@@ -191,7 +191,7 @@ def test_a_move_that_ended_half_way_is_gone_on_with(
     def kill() -> None:
         raise SystemExit
 
-    before_call(bound(CallbackRecord, TABLE), "UpdateItem", kill)
+    before_call(bind(CallbackRecord, TABLE), "UpdateItem", kill)
     with pytest.raises(SystemExit):
         task.handler(event(), None)
     (half,) = error_log.scan()["Items"]
@@ -327,7 +327,7 @@ def test_a_payment_that_is_confirmed_after_the_index_was_read_is_not_lost(
     def confirm() -> None:
         records.update_item(Key=key, UpdateExpression="REMOVE undispatchedSince")
 
-    before_call(bound(CallbackRecord, TABLE), "GetItem", confirm)
+    before_call(bind(CallbackRecord, TABLE), "GetItem", confirm)
     assert collected(task) == []
     assert error_log.scan()["Items"] == []
 

@@ -96,7 +96,6 @@ def test_the_time_of_a_failure_is_written_in_one_way(failure: dict[str, Any], ti
     [
         ("InvalidCallback", True),
         ("PaymentConflict", True),
-        ("Refusal", False),
         ("DispatchInProgress", False),
         ("ServiceUnavailable", False),
         ("States.Timeout", False),
@@ -135,3 +134,10 @@ def test_any_delivery_and_any_cause_can_be_reported(body: Any, cause: str) -> No
     )
     assert read.event == {"body": body}
     assert isinstance(read.message, str)
+
+
+def test_the_failed_step_is_not_a_check_that_only_warned(failure: dict[str, Any]) -> None:
+    caught = {"Error": "Lambda.TooManyRequestsException", "Cause": ""}
+    failure["modes"] = {"VerifySignature": "warn", "CrossCheckPayment": "enforce", "InquirePayment": "off"}
+    failure["failure"] = {"VerifySignature": caught, "CrossCheckPayment": {"Error": "PaymentMismatch", "Cause": ""}}
+    assert Failure.from_event(failure).step == "CrossCheckPayment"

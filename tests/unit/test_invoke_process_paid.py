@@ -267,7 +267,7 @@ def test_a_conflict_tells_nothing_of_the_first_delivery(task: ModuleType, callba
     task.handler(event(callback), context())
     with pytest.raises(PaymentConflict) as error:
         task.handler(event(callback, userId="another", amount="7"), context())
-    assert str(error.value) == "The payment was delivered before, for another amount or user"
+    assert str(error.value) == "The payment was delivered before with another amount or user"
     # The chain below it holds DynamoDB's answer, and with it the item.
     assert error.value.__suppress_context__
 
@@ -440,7 +440,7 @@ def test_a_payment_that_is_recorded_for_another_amount_or_user_is_a_conflict_and
     recorded(**earlier)
     with pytest.raises(PaymentConflict) as error:
         task.handler(event(callback, **now), context())
-    assert str(error.value) == "The payment was delivered before, for another amount or user"
+    assert str(error.value) == "The payment was delivered before with another amount or user"
     assert service.requests == []
     # The claim is not that of the conflict.
     assert claims(tables) == []
@@ -541,7 +541,7 @@ def test_a_payment_that_lambda_has_taken_is_dispatched_even_where_that_cannot_be
     assert calls(service) == ["PutItem", "Query", "Invoke"] + ["UpdateItem"] * attempts
     assert len(pauses) == attempts - 1
     assert [(line["message"], line["deliveryId"]) for line in log()] == [
-        ("The dispatch could not be noted", callback["deliveryId"]),
+        ("The dispatch could not be stored", callback["deliveryId"]),
         ("Process-paid invoked", callback["deliveryId"]),
     ]
 
@@ -570,7 +570,7 @@ def test_a_payment_whose_dispatch_could_not_be_noted_is_not_handed_on_again_by_i
     events = task.claims.client.meta.events
     events.register_first("before-send.dynamodb.UpdateItem", refuse)
     assert task.handler(event(callback), context()) == dispatched(callback)
-    assert log()[0]["message"] == "The dispatch could not be noted"
+    assert log()[0]["message"] == "The dispatch could not be stored"
     events.unregister("before-send.dynamodb.UpdateItem", refuse)
     for delivery in (callback["deliveryId"], LATER):
         with pytest.raises(DispatchInProgress):
@@ -773,7 +773,7 @@ def test_the_log_of_a_duplicate_says_so_and_names_the_first_delivery_but_not_the
     assert (
         line.items()
         >= {
-            "message": "Payment was dispatched already",
+            "message": "Payment already dispatched",
             "orderId": "482500007436",
             "paymentId": "pay_bankapp_123",
             "deliveryId": LATER,

@@ -117,8 +117,8 @@ def test_what_cannot_be_run_again_is_given_up_at_whatever_attempt(
     task: ModuleType, error_log: Any, claimed: Failed
 ) -> None:
     claimed()
-    outcome = task.handler(event({"Status": "The delivery is too large to be run again", "isEnd": True}), None)
-    assert (outcome["status"], outcome["lastResult"]) == ("given up", "The delivery is too large to be run again")
+    outcome = task.handler(event({"reason": "The delivery is too large to redrive"}), None)
+    assert (outcome["status"], outcome["lastResult"]) == ("given up", "The delivery is too large to redrive")
     assert "nextAttemptAt" not in only(error_log)
 
 
@@ -227,7 +227,7 @@ def test_the_log_says_what_came_of_the_delivery_and_nothing_of_what_is_in_it(
     task.handler(event(DONE), None)
     (line,) = log()
     expected = {
-        "message": "Delivery run again",
+        "message": "Delivery redriven",
         "requestId": "8f7e6d5c",
         "orderId": "482500007436",
         "status": "resolved",

@@ -12,7 +12,7 @@ from pynamodb.exceptions import PutError, PynamoDBException, UpdateError
 from pynamodb.indexes import GlobalSecondaryIndex
 from pynamodb.models import Model
 
-from callbacks.tables import Alert, CallbackError, CallbackRecord, DecimalAttribute, bound, written
+from callbacks.tables import Alert, CallbackError, CallbackRecord, DecimalAttribute, bind, try_write
 
 MODELS: list[tuple[type[Model], str, set[str]]] = [
     (CallbackRecord, "WalletCallbackRecordTable", {"undispatchedSince"}),
@@ -72,15 +72,15 @@ def test_a_write_is_not_done_where_its_own_condition_refused_it(kind: type[Pynam
     def answer(code: str) -> ClientError:
         return ClientError({"Error": {"Code": code, "Message": "no"}}, "UpdateItem")
 
-    assert written(lambda: None)
-    assert not written(refuse_with(answer("ConditionalCheckFailedException")))
+    assert try_write(lambda: None)
+    assert not try_write(refuse_with(answer("ConditionalCheckFailedException")))
     for cause in (answer("AccessDeniedException"), ReadTimeoutError(endpoint_url="https://example.com")):
         with pytest.raises(kind):
-            written(refuse_with(cause))
+            try_write(refuse_with(cause))
 
 
 def test_a_model_is_bound_to_the_table_of_the_given_name_with_timeouts_and_one_retry() -> None:
-    record = bound(CallbackRecord, "some-table")
+    record = bind(CallbackRecord, "some-table")
     meta: Any = record.Meta
     assert issubclass(record, CallbackRecord)
     assert meta.table_name == "some-table"
@@ -88,9 +88,9 @@ def test_a_model_is_bound_to_the_table_of_the_given_name_with_timeouts_and_one_r
 
 
 def test_a_table_is_bound_once_so_that_its_connection_is_kept() -> None:
-    assert bound(CallbackRecord, "one") is bound(CallbackRecord, "one")
-    assert bound(CallbackRecord, "one") is not bound(CallbackRecord, "other")
-    assert bound(CallbackRecord, "one") is not bound(CallbackError, "one")
+    assert bind(CallbackRecord, "one") is bind(CallbackRecord, "one")
+    assert bind(CallbackRecord, "one") is not bind(CallbackRecord, "other")
+    assert bind(CallbackRecord, "one") is not bind(CallbackError, "one")
 
 
 @given(st.decimals(min_value=0, max_value=10**37, allow_nan=False, allow_infinity=False))

@@ -56,12 +56,12 @@ def test_a_time_that_was_written_is_read_to_the_millisecond(moment: datetime) ->
     assert times.milliseconds(times.iso(moment)) == (moment - EPOCH) // MILLISECOND
 
 
-# Until 2242, as model.timestamp reads them.
+# Until 2242, as model.received_at reads them.
 @given(st.integers(0, 2**33 * 1000 - 1))
 @example(1795341600009)
 def test_the_time_of_receipt_is_the_same_when_a_delivery_comes_with_it_again(milliseconds: int) -> None:
-    text = model.timestamp(milliseconds, "")
-    assert model.timestamp(times.milliseconds(text), "") == text
+    text = model.received_at({"receivedAt": milliseconds}, "")
+    assert model.received_at({"receivedAt": times.milliseconds(text)}, "") == text
 
 
 @given(moments, moments)

@@ -6,7 +6,7 @@ from botocore.exceptions import ClientError
 from pynamodb.exceptions import PutError, VerboseClientError
 
 from callbacks.errors import InvalidCallback, ServiceUnavailable
-from callbacks.transient import transient_errors_named
+from callbacks.transient import translate_transient_errors
 
 URL = "https://dynamodb.ap-southeast-1.amazonaws.com"
 
@@ -56,7 +56,7 @@ STAYING: dict[str, Exception] = {
 
 @pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
 def test_an_error_that_passes_is_service_unavailable(error: Exception) -> None:
-    with pytest.raises(ServiceUnavailable) as raised, transient_errors_named():
+    with pytest.raises(ServiceUnavailable) as raised, translate_transient_errors():
         raise error
     assert str(raised.value) == str(error)
     assert raised.value.__cause__ is error
@@ -64,7 +64,7 @@ def test_an_error_that_passes_is_service_unavailable(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", STAYING.values(), ids=STAYING)
 def test_an_error_that_stays_passes_as_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, transient_errors_named():
+    with pytest.raises(type(error)) as raised, translate_transient_errors():
         raise error
     assert raised.value is error
 
@@ -73,23 +73,23 @@ def test_an_error_that_stays_passes_as_it_is(error: Exception) -> None:
     ("code", "status"), [("ProvisionedThroughputExceededException", 400), ("InternalServerError", 500)]
 )
 def test_an_error_that_passes_is_found_in_pynamodbs(code: str, status: int) -> None:
-    with pytest.raises(ServiceUnavailable), transient_errors_named():
+    with pytest.raises(ServiceUnavailable), translate_transient_errors():
         raise put_error(code, status)
 
 
 @pytest.mark.parametrize("code", ["ConditionalCheckFailedException", "AccessDeniedException"])
 def test_an_error_that_stays_is_pynamodbs_own(code: str) -> None:
-    with pytest.raises(PutError), transient_errors_named():
+    with pytest.raises(PutError), translate_transient_errors():
         raise put_error(code, 400)
 
 
 def test_what_does_not_fail_is_left_alone() -> None:
     done: list[Any] = []
-    with transient_errors_named():
+    with translate_transient_errors():
         done.append(1)
     assert done == [1]
 
 
 def test_a_stop_of_the_interpreter_is_left_alone() -> None:
-    with pytest.raises(KeyboardInterrupt), transient_errors_named():
+    with pytest.raises(KeyboardInterrupt), translate_transient_errors():
         raise KeyboardInterrupt

@@ -85,7 +85,7 @@ def test_what_is_returned_is_json_that_step_functions_can_pass_on(task: ModuleTy
         ("empty", "body: is empty"),
         ("malformed", "body: is not JSON (Expecting value, line 1 column 72)"),
         ("missing-fields", "orderId: is missing; userId: is missing; success: is missing"),
-        ("duplicate-keys", "success: is there twice"),
+        ("duplicate-keys", "success: appears more than once"),
     ],
 )
 def test_an_invalid_callback_is_refused_under_the_name_that_the_workflow_knows(

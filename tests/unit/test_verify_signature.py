@@ -1,4 +1,3 @@
-import ast
 import base64
 import hmac
 import json
@@ -24,7 +23,7 @@ SECONDS = RECEIVED_AT // 1000
 MESSAGE_ID = "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W"
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_KEY = "whsec_bm90IHRoZSBrZXkgdGhhdCB3YXMgbWVhbnQ="
-PASSED = {"passed": True, "note": "passed"}
+PASSED = "passed"
 NO_MATCH = "signature: does not match"
 # The same number, in digits that are none of ASCII.
 ARABIC, FULLWIDTH = (str(SECONDS).translate({48 + n: zero + n for n in range(10)}) for zero in (0x660, 0xFF10))
@@ -464,13 +463,13 @@ def test_a_plain_signature_that_is_missing_is_refused(task: Task, value: Any) ->
 
 @pytest.mark.parametrize("scheme", ["", "Standard", "rsa"])
 def test_an_unknown_scheme_is_a_configuration_error(task: Task, scheme: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not a signature scheme; there are standard and plain"):
+    with pytest.raises(ConfigurationError, match="is not a signature scheme; use standard or plain"):
         task.handler(event(signed(), scheme=scheme), None)
 
 
 @pytest.mark.parametrize("encoding", ["", "HEX", "base32"])
 def test_an_unknown_encoding_is_a_configuration_error(task: Task, encoding: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not an encoding of signatures; there are hex and base64"):
+    with pytest.raises(ConfigurationError, match="is not a signature encoding; use hex or base64"):
         task.handler(plain(encoding, headers={"x-signature": "00"}), None)
 
 
@@ -516,7 +515,7 @@ def test_a_key_that_is_not_base64_or_empty_is_a_configuration_error_that_does_no
         # Four letters are base64, whatever they say.
         assert task.handler(event(signed()), None) == PASSED
         return
-    with pytest.raises(ConfigurationError, match=r"^A key of webhookSecrets is ") as error:
+    with pytest.raises(ConfigurationError, match=r"^A key in webhookSecrets is ") as error:
         task.handler(event(signed()), None)
     assert key.removeprefix("whsec_") == "" or key.removeprefix("whsec_") not in as_lambda_shows(error.value)
 
@@ -582,7 +581,7 @@ def test_a_secrets_manager_that_does_not_answer_is_given_up_in_time(task: Task, 
 def test_a_check_that_fails_in_warn_is_noted_and_nothing_is_raised(
     task: Task, log: Callable[[], list[dict[str, Any]]], delivered: dict[str, Any], note: str
 ) -> None:
-    assert task.handler({**delivered, "mode": "warn"}, None) == {"passed": False, "note": note}
+    assert task.handler({**delivered, "mode": "warn"}, None) == f"failed: {note}"
     (line,) = log()
     assert (line["check"], line["mode"], line["error"]) == ("VerifySignature", "warn", note.partition(":")[0])
 
@@ -602,13 +601,13 @@ def test_a_secret_that_cannot_be_read_is_noted_in_warn_without_what_aws_says(
 ) -> None:
     service.at.clear()
     service.refuses(code, status)
-    assert task.handler(event(signed(), mode="warn"), None) == {"passed": False, "note": note}
+    assert task.handler(event(signed(), mode="warn"), None) == f"failed: {note}"
 
 
 @pytest.mark.parametrize("secret", ["hush-hush", {"webhookSecrets": ["hush-hush"]}, {}], ids=str)
 def test_a_secret_that_is_wrong_is_noted_in_warn(task: Task, service: Any, secret: Any) -> None:
     service.keeps_secret(secret)
-    assert task.handler(event(signed(), mode="warn"), None) == {"passed": False, "note": "ConfigurationError"}
+    assert task.handler(event(signed(), mode="warn"), None) == "failed: ConfigurationError"
 
 
 # What is shown
@@ -634,10 +633,3 @@ def test_the_log_takes_the_executions_name_where_a_delivery_has_no_request_id(
 ) -> None:
     refusal(task, {**event({}), "delivery": None})
     assert log()[0]["requestId"] == "execution"
-
-
-def test_signatures_are_compared_in_constant_time_and_in_no_other_way() -> None:
-    tree = ast.parse((ROOT / "functions/verify_signature.py").read_text())
-    (compare,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_is_signed")
-    assert "hmac.compare_digest(digest, given)" in ast.unparse(compare)
-    assert not any(isinstance(node, ast.Compare) for node in ast.walk(compare))

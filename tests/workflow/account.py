@@ -1,6 +1,7 @@
 """The AWS account around the state machines: the functions' handlers, the tables, the mails, and what can go wrong."""
 
 import importlib
+import inspect
 import json
 import sys
 import traceback
@@ -102,7 +103,7 @@ class Lambda:
     def imported_by(self, state: str, name: str) -> Any:
         """Return the module that the state's function imported by that name."""
         (handler,) = (handler for arn, handler in self._handlers.items() if arn.split("-")[-2] == state)
-        return handler.__globals__[name]  # type: ignore[attr-defined]
+        return inspect.unwrap(handler).__globals__[name]
 
     def lose_answer(self, state: str) -> None:
         """Let the state's function do its work once, and Step Functions not hear of it."""

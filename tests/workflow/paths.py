@@ -1,7 +1,7 @@
 """The paths through the state machine that several tests speak of."""
 
 VALIDATED = ["ReceiveDelivery", "IsSignatureVerified?", "ValidateCallback"]
-SAVED = [*VALIDATED, "TakeCallback", "SaveCallbackRecord"]
+SAVED = [*VALIDATED, "SaveCallbackRecord"]
 UNCHECKED = [*SAVED, "IsPaid?", "IsCrossChecked?", "IsInquired?"]
 DECLINED = [*SAVED, "IsPaid?", "RespondRecorded", "Respond"]
 PAID = [*UNCHECKED, "InvokeProcessPaid", "ConfirmDispatch", "IsSuspicious?", "RespondDispatched", "Respond"]

@@ -133,12 +133,12 @@ def test_in_warn_a_forged_callback_is_noted_and_reported_and_goes_on(workflow: W
     execution = workflow.run(delivery(key=None))
 
     assert execution.answer[0] == 200
-    assert notes(workflow)[0] == "InvalidSignature: webhook-id: is missing"
+    assert notes(workflow)[0] == "failed: InvalidSignature: webhook-id: is missing"
     assert len(workflow.processed) == 1
     assert workflow.errors == []
     (mail,) = workflow.mails
     assert mail.subject == "[test] BankApp callback failed: CheckWarning"
-    assert "VerifySignature: InvalidSignature: webhook-id: is missing" in mail.body
+    assert "VerifySignature: failed: InvalidSignature: webhook-id: is missing" in mail.body
     assert [event["fingerprint"][-1] for event in workflow.sentry.events] == ["CheckWarning"]
 
 
@@ -150,7 +150,7 @@ def test_in_warn_nothing_that_a_check_meets_stops_a_payment(workflow: Workflow, 
 
     assert execution.answer[0] == 200
     assert len(workflow.processed) == 1
-    assert notes(workflow)[1] == "OrderNotFound: The order is not there, or not there yet"
+    assert notes(workflow)[1] == "failed: OrderNotFound: The order does not exist, or not yet"
 
 
 FAULTS: list[Exception | dict[str, str]] = [PROCESS_DIED, lambda_error("TooManyRequestsException", 429), TimeoutError()]
@@ -172,9 +172,20 @@ def test_in_warn_a_function_that_fails_stops_no_payment_and_is_reported(
     (record,) = workflow.records
     assert "dispatchedBy" in record
     (note,) = set(notes(workflow))
-    assert note in {"Runtime.ExitError", "Lambda.TooManyRequestsException", "States.Timeout"}
+    assert note in {"failed: Runtime.ExitError", "failed: Lambda.TooManyRequestsException", "failed: States.Timeout"}
     (mail,) = workflow.mails
     assert f"VerifySignature: {note}; CrossCheckPayment: {note}; InquirePayment: {note}" in mail.body
+
+
+def test_a_failure_after_checks_that_failed_in_warn_names_its_own_state(workflow: Workflow) -> None:
+    workflow.deploy(**dict.fromkeys(CHECKS.values(), "warn"))
+    for state in (*CHECKS, "InvokeProcessPaid"):
+        workflow.functions.fail(state, FAULTS[0])
+    execution = workflow.run(delivery())
+
+    assert execution.answer[0] == 500
+    (row,) = workflow.errors
+    assert (row["step"], row["error"]) == ("InvokeProcessPaid", "Runtime.ExitError")
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=IDS)

@@ -13,7 +13,7 @@ from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.workflow.account import INVOKE, Workflow
 from tests.workflow.paths import CONFLICT, PAID
 
-CONFLICT_ERROR = "The payment was delivered before, for another amount or user"
+CONFLICT_ERROR = "The payment was delivered before with another amount or user"
 
 
 def delivery(**fields: Any) -> dict[str, str]:

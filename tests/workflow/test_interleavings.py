@@ -20,7 +20,7 @@ from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from tests.workflow.account import INVOKE, SAVE_ERROR, SAVE_RECORD, Workflow, kill_process
 from tests.workflow.engine import ACCOUNT, RECORD_TABLE, REGION
 
-CONFLICT_ERROR = "The payment was delivered before, for another amount or user"
+CONFLICT_ERROR = "The payment was delivered before with another amount or user"
 INVALID_ERROR = "userId: is missing"
 
 CLAIM = ("in InvokeProcessPaid:", "PutItem")

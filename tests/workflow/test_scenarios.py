@@ -48,7 +48,7 @@ REFUSED = {
 }
 CONFLICTING = {
     "success": False,
-    "error": "The payment was delivered before, for another amount or user",
+    "error": "The payment was delivered before with another amount or user",
     "message": FAILURE_MESSAGE,
 }
 INTERNAL = {"success": False, "error": "Internal error, request id {name}", "message": FAILURE_MESSAGE}
@@ -57,7 +57,7 @@ INTERNAL = {"success": False, "error": "Internal error, request id {name}", "mes
 SAVE_DOWN = [*SAVED, *FAILED]
 EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "HappyPath": (PAID, 200, RECORDED),
-    "ConfirmDown": (after(PAID, ConfirmDispatch="LeaveUnconfirmed"), 200, RECORDED),
+    "ConfirmDown": (PAID, 200, RECORDED),
     "Declined": (DECLINED, 200, {**RECORDED, "processing": False}),
     "Duplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
     "ConcurrentDuplicate": (PAID, 200, {**RECORDED, "duplicate": True}),

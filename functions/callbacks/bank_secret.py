@@ -1,6 +1,6 @@
-"""The bank's secret in Secrets Manager: with which keys it signs, and how it is asked about a payment.
+"""The bank's secret in Secrets Manager: its signing keys, and the credentials of its inquiry interface.
 
-A JSON object: `webhookSecrets`, a list of keys of which any may have signed (two while rotating), and `inquiry` with
+A JSON object: `webhookSecrets`, a list of keys that may each have signed (two during a rotation), and `inquiry` with
 `baseUrl`, `clientId` and `clientSecret`.
 """
 
@@ -13,34 +13,34 @@ from botocore.config import Config
 
 from callbacks.errors import ConfigurationError
 
-# How long a key that was taken out is still accepted, at the most.
+# The longest time for which a removed key is still accepted.
 MAX_AGE_SECONDS = 300
-# How often forged callbacks can make us ask for new keys, at the most.
+# The shortest pause between two requests for new keys that forged callbacks can cause.
 RENEWAL_SECONDS = 30
 
 provider = SecretsProvider(boto_config=Config(connect_timeout=0.4, read_timeout=0.5, retries={"total_max_attempts": 1}))
 _renewed_at: dict[str, float] = {}
 
 
-def read(name: str, *, anew: bool = False) -> dict[str, Any]:
-    """Return the secret, at most five minutes old, or `anew` as it is now.
+def read(name: str, *, refresh: bool = False) -> dict[str, Any]:
+    """Return the secret, at most five minutes old; with `refresh`, as it is now.
 
-    Raises ConfigurationError where it is not a JSON object, and what botocore raises as GetParameterError.
+    Raises ConfigurationError if it is not a JSON object, and botocore's errors as GetParameterError.
     """
     try:
-        secret = provider.get(name, max_age=MAX_AGE_SECONDS, transform="json", force_fetch=anew)
+        secret = provider.get(name, max_age=MAX_AGE_SECONDS, transform="json", force_fetch=refresh)
     except (TransformParameterError, UnicodeDecodeError):
-        # Its message would show the secret.
+        # The original message would show the secret.
         raise ConfigurationError(f"The secret {name} is not JSON.") from None
     if not isinstance(secret, dict):
         raise ConfigurationError(f"The secret {name} is not a JSON object.")
     return secret
 
 
-def renewed(name: str) -> dict[str, Any] | None:
-    """Return the secret as it is now, or None where that was asked a moment ago."""
+def renew(name: str) -> dict[str, Any] | None:
+    """Return the secret as it is now, or None if it was renewed less than 30 seconds ago."""
     now = time.monotonic()
     if now - _renewed_at.get(name, -RENEWAL_SECONDS) < RENEWAL_SECONDS:
         return None
     _renewed_at[name] = now
-    return read(name, anew=True)
+    return read(name, refresh=True)

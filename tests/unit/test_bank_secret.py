@@ -11,7 +11,7 @@ from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterEr
 from moto import mock_aws
 
 from callbacks.errors import ConfigurationError, ServiceUnavailable
-from callbacks.transient import transient_errors_named
+from callbacks.transient import translate_transient_errors
 
 NAME = "kbank-test"
 SECRET = {"webhookSecrets": ["whsec_c2VjcmV0IGtleQ=="]}
@@ -22,7 +22,7 @@ NEWER = {"webhookSecrets": ["whsec_bmV3ZXIga2V5"]}
 def secrets(load: Callable[..., ModuleType], service: Any) -> ModuleType:
     """The module with a Secrets Manager that keeps SECRET."""
     service.keeps_secret(SECRET)
-    return load("callbacks.secrets", AWS_ENDPOINT_URL=service.url)
+    return load("callbacks.bank_secret", AWS_ENDPOINT_URL=service.url)
 
 
 def as_lambda_shows(error: BaseException) -> str:
@@ -33,7 +33,7 @@ def as_lambda_shows(error: BaseException) -> str:
 def test_a_secret_is_read_from_secrets_manager(load: Callable[..., ModuleType]) -> None:
     with mock_aws():
         boto3.client("secretsmanager").create_secret(Name=NAME, SecretString=json.dumps(SECRET))
-        assert load("callbacks.secrets").read(NAME) == SECRET
+        assert load("callbacks.bank_secret").read(NAME) == SECRET
 
 
 def test_a_secret_that_is_bytes_is_read_as_text(secrets: ModuleType, service: Any) -> None:
@@ -64,14 +64,14 @@ def test_each_secret_is_remembered_for_itself(secrets: ModuleType, service: Any)
     service.keeps_secret(NEWER)
     assert secrets.read("kbank-another") == NEWER
     assert secrets.read(NAME) == SECRET
-    assert secrets.renewed("kbank-another") == NEWER
-    assert secrets.renewed(NAME) == NEWER
+    assert secrets.renew("kbank-another") == NEWER
+    assert secrets.renew(NAME) == NEWER
 
 
 def test_a_renewed_secret_is_the_one_of_now_and_is_remembered(secrets: ModuleType, service: Any) -> None:
     secrets.read(NAME)
     service.keeps_secret(NEWER)
-    assert secrets.renewed(NAME) == NEWER
+    assert secrets.renew(NAME) == NEWER
     assert secrets.read(NAME) == NEWER
     assert len(service.requests) == 2
 
@@ -79,14 +79,14 @@ def test_a_renewed_secret_is_the_one_of_now_and_is_remembered(secrets: ModuleTyp
 def test_a_secret_is_renewed_at_most_every_thirty_seconds(
     secrets: ModuleType, service: Any, later: Callable[[float], None]
 ) -> None:
-    assert secrets.renewed(NAME) == SECRET
+    assert secrets.renew(NAME) == SECRET
     for _ in range(3):
-        assert secrets.renewed(NAME) is None
+        assert secrets.renew(NAME) is None
         later(9.9)
-    assert secrets.renewed(NAME) is None
+    assert secrets.renew(NAME) is None
     assert len(service.requests) == 1
     later(0.5)
-    assert secrets.renewed(NAME) == SECRET
+    assert secrets.renew(NAME) == SECRET
     assert len(service.requests) == 2
 
 
@@ -96,12 +96,12 @@ def test_a_renewal_that_fails_counts_too_so_that_nothing_is_asked_without_end(
     service.at.clear()
     service.refuses("AccessDeniedException", 400)
     with pytest.raises(GetParameterError):
-        secrets.renewed(NAME)
-    assert secrets.renewed(NAME) is None
+        secrets.renew(NAME)
+    assert secrets.renew(NAME) is None
     assert len(service.requests) == 1
 
 
-@pytest.mark.parametrize("read", ["read", "renewed"])
+@pytest.mark.parametrize("read", ["read", "renew"])
 @pytest.mark.parametrize(
     "text",
     ["hush-hush", "{hush-hush", '{"a": "hush-hush"', '{"a": "hush-hush"}}', "", "[" * 100_000 + "hush-hush"],
@@ -141,7 +141,7 @@ def test_a_secret_that_cannot_be_read_keeps_the_name_of_the_error_and_is_asked_f
 ) -> None:
     service.at.clear()
     service.refuses(code, 400)
-    with pytest.raises(GetParameterError, match=code), transient_errors_named():
+    with pytest.raises(GetParameterError, match=code), translate_transient_errors():
         secrets.read(NAME)
     assert len(service.requests) == 1
 
@@ -155,7 +155,7 @@ def test_an_error_that_passes_is_service_unavailable_at_once(
 ) -> None:
     service.at.clear()
     service.refuses(code, status)
-    with pytest.raises(ServiceUnavailable), transient_errors_named():
+    with pytest.raises(ServiceUnavailable), translate_transient_errors():
         secrets.read(NAME)
     assert len(service.requests) == 1
     assert pauses == []
@@ -172,7 +172,7 @@ def test_a_secrets_manager_that_does_not_answer_is_given_up_in_time(
     secrets: ModuleType, service: Any, pauses: list[float], within: Any
 ) -> None:
     service.hangs()
-    with within(1.5), pytest.raises(ServiceUnavailable), transient_errors_named():
+    with within(1.5), pytest.raises(ServiceUnavailable), translate_transient_errors():
         secrets.read(NAME)
     assert len(service.requests) == 1
     assert pauses == []
@@ -181,8 +181,8 @@ def test_a_secrets_manager_that_does_not_answer_is_given_up_in_time(
 def test_a_secrets_manager_that_cannot_be_reached_is_given_up_in_time(
     load: Callable[..., ModuleType], deaf: str, pauses: list[float], within: Any
 ) -> None:
-    secrets = load("callbacks.secrets", AWS_ENDPOINT_URL=deaf)
-    with within(1.5), pytest.raises(ServiceUnavailable), transient_errors_named():
+    secrets = load("callbacks.bank_secret", AWS_ENDPOINT_URL=deaf)
+    with within(1.5), pytest.raises(ServiceUnavailable), translate_transient_errors():
         secrets.read(NAME)
     assert pauses == []
 
@@ -190,8 +190,8 @@ def test_a_secrets_manager_that_cannot_be_reached_is_given_up_in_time(
 def test_a_refused_connection_is_service_unavailable(
     load: Callable[..., ModuleType], nobody: str, pauses: list[float]
 ) -> None:
-    secrets = load("callbacks.secrets", AWS_ENDPOINT_URL=nobody)
-    with pytest.raises(ServiceUnavailable), transient_errors_named():
+    secrets = load("callbacks.bank_secret", AWS_ENDPOINT_URL=nobody)
+    with pytest.raises(ServiceUnavailable), translate_transient_errors():
         secrets.read(NAME)
     assert pauses == []
 
