@@ -226,6 +226,11 @@ def test_no_mode_is_deployed_before_what_its_check_needs_was_read() -> None:
     assert ready["ServiceTimeout"] > FUNCTIONS["CheckReadiness"]["Timeout"]
 
 
+def test_the_console_groups_every_parameter_once_in_the_order_of_the_file() -> None:
+    groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    assert [name for group in groups for name in group["Parameters"]] == list(TEMPLATE["Parameters"])
+
+
 def test_a_mode_is_one_of_three_and_off_until_somebody_says_otherwise() -> None:
     for parameter in CHECKS.values():
         assert TEMPLATE["Parameters"][parameter]["AllowedValues"] == ["off", "warn", "enforce"]
