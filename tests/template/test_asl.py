@@ -1,4 +1,4 @@
-"""The state machines by the rules of Amazon States Language, as asl-validator has them."""
+"""asl-validator accepts the state machines as Amazon States Language."""
 
 import json
 import shutil
@@ -15,10 +15,10 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def validator() -> Path:
-    """asl-validator, installed by npm as the lock file says."""
+    """Return asl-validator's program; npm installs the version of the lock file."""
     npm = shutil.which("npm")
     if not npm:
-        pytest.skip("npm is missing, and asl-validator is a package of npm's")
+        pytest.skip("asl-validator needs npm, which is not installed")
     program = HERE / "node_modules/.bin/asl-validator"
     if not program.exists():
         subprocess.run([npm, "ci", "--silent"], cwd=HERE, check=True)
@@ -35,7 +35,7 @@ def test_a_machine_is_valid(validator: Path, machine: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_validator_sees_a_transition_to_nowhere(validator: Path, tmp_path: Path) -> None:
+def test_the_validator_refuses_a_transition_to_nowhere(validator: Path, tmp_path: Path) -> None:
     broken = DEFINITIONS["callback"] | {"StartAt": "Nowhere"}
     file = tmp_path / "broken.asl.json"
     file.write_text(json.dumps(broken))
