@@ -1,4 +1,4 @@
-"""What the unit tests share: the environment, the tables as template.yaml has them, and AWS at the end of a socket."""
+"""What the unit tests share: the environment, the tables of template.yaml, and AWS behind a local socket."""
 
 import importlib
 import io
@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import ModuleType, SimpleNamespace
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
 from botocore import endpoint
+from botocore.loaders import create_loader
 from hypothesis import settings
 from moto import mock_aws
 from pynamodb.models import Model
@@ -26,17 +26,25 @@ from pynamodb.models import Model
 from local.intrinsics import parameter_value, resolved
 from local.stack import ROOT
 from tests.sources import RESOURCES, TABLES, TEMPLATE, table
+from tests.unit.kit import BeforeCall, Client, Json, Later, Load, Log, Put, Service, ServiceServer, Table, Task, Within
 
 USER_ID = "b5f392f7-6d89-433c-b24f-bf6a772cab1a"
 
-# The same examples on every machine: a run that fails in CI fails on a desk, too.
+# The same examples on every machine, so that a failure in CI can be reproduced.
 settings.register_profile("unit", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("unit")
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the machine's own AWS account is within reach."""
+@pytest.fixture(scope="session", autouse=True)
+def one_loader() -> Iterator[None]:
+    """Let all botocore sessions share what they read from disk: 50 of the 60 ms that a client costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", cache(create_loader))
+        yield
+
+
+def isolate(patch: pytest.MonkeyPatch) -> None:
+    """Keep the machine's own AWS account out of reach, and set what the tasks read."""
     for name in (
         "AWS_PROFILE",
         "AWS_ENDPOINT_URL",
@@ -47,7 +55,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_SESSION_TOKEN",
         "SENTRY_DSN",
     ):
-        monkeypatch.delenv(name, raising=False)
+        patch.delenv(name, raising=False)
     for name, value in {
         "AWS_DEFAULT_REGION": "ap-southeast-1",
         "AWS_ACCESS_KEY_ID": "testing",
@@ -67,20 +75,25 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "EMAIL_FROM": "alerts@example.com",
         "EMAIL_TO": "oncall@example.com",
     }.items():
-        monkeypatch.setenv(name, value)
+        patch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    isolate(monkeypatch)
 
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
-    """Import a task anew, as a cold start does: `load("write_error_log", ERROR_LOG_TABLE="…")`."""
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Import a task as a cold start does: `load("write_error_log", ERROR_LOG_TABLE="…")`."""
     package = importlib.import_module("callbacks")
     bind = importlib.import_module("callbacks.tables").bind
-    # They read the environment when they are imported, as a task does.
+    # Like a task, they read the environment when they are imported.
     shared = ("alerts", "redrives", "bank_secret", "items")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 
-    def imported(task: str, **variables: str) -> ModuleType:
+    def imported(task: str, **variables: str) -> Task:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
             if name == "AWS_ENDPOINT_URL":
@@ -92,13 +105,13 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]
         return importlib.import_module(task)
 
     yield imported
-    # A table once bound keeps its client, and with it the endpoint.
+    # A bound table keeps its client, and with it the endpoint.
     if "AWS_ENDPOINT_URL" in os.environ:
         bind.cache_clear()
 
 
 @pytest.fixture
-def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+def log() -> Iterator[Log]:
     """The lines that the tasks have logged."""
     (handler,) = importlib.import_module("callbacks.telemetry").logger.handlers
     stream = io.StringIO()
@@ -108,8 +121,8 @@ def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 
 @pytest.fixture(scope="session")
-def template() -> dict[str, Any]:
-    """template.yaml, its tags as JSON."""
+def template() -> Json:
+    """template.yaml, with its tags as JSON."""
     return TEMPLATE
 
 
@@ -125,47 +138,67 @@ NAMES = {
 
 
 @pytest.fixture(scope="session")
-def api_with() -> Callable[..., dict[str, Any]]:
-    """The API's OpenAPI document, as CloudFormation hands it to API Gateway: `api_with(AllowedSourceIps="…")`."""
+def api_with() -> Callable[..., Json]:
+    """The API's OpenAPI document as CloudFormation gives it to API Gateway: `api_with(AllowedSourceIps="…")`."""
     body = RESOURCES["CallbackApi"]["Properties"]["DefinitionBody"]
 
-    def resolve(**parameters: str) -> dict[str, Any]:
+    def resolve(**parameters: str) -> Json:
         declared = TEMPLATE["Parameters"].items()
         values = {name: parameter_value(parameter, parameters.get(name)) for name, parameter in declared}
-        return resolved(body, {**values, **NAMES}, TEMPLATE["Conditions"])
+        document: Json = resolved(body, {**values, **NAMES}, TEMPLATE["Conditions"])
+        return document
 
     return resolve
 
 
 @pytest.fixture(scope="session")
-def api(api_with: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """The API's OpenAPI document where every parameter has its default."""
+def api(api_with: Callable[..., Json]) -> Json:
+    """The API's OpenAPI document with the default of every parameter."""
     return api_with()
 
 
+@pytest.fixture(scope="session")
+def resource() -> Any:
+    """DynamoDB as boto3's resource; made once, it works under every mock."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch)
+        return boto3.Session().resource("dynamodb")
+
+
 @pytest.fixture
-def tables() -> Iterator[dict[str, str]]:
-    """The template's tables in an empty account: the name by the logical id."""
+def dynamodb(resource: Any) -> Iterator[Client]:
+    """A DynamoDB client in an empty account."""
     with mock_aws():
-        names = {}
-        for logical_id in TABLES:
-            properties = table(logical_id)
-            boto3.client("dynamodb").create_table(**properties)
-            names[logical_id] = properties["TableName"]
-        yield names
+        yield resource.meta.client
 
 
 @pytest.fixture
-def error_log(tables: dict[str, str]) -> Any:
-    """The error log, as boto3 has tables."""
-    return boto3.resource("dynamodb").Table(tables["CallbackErrorLogTable"])
+def tables(dynamodb: Client) -> dict[str, str]:
+    """The tables of the template, empty: their names by logical id."""
+    names = {}
+    for logical_id in TABLES:
+        properties = table(logical_id)
+        dynamodb.create_table(**properties)
+        names[logical_id] = properties["TableName"]
+    return names
 
 
 @pytest.fixture
-def failed(error_log: Any) -> Callable[..., dict[str, Any]]:
-    """Put a delivery that failed, and has long been due, into the error log; None leaves an attribute out."""
+def table_of(tables: dict[str, str], resource: Any) -> Callable[[str], Table]:
+    """A table by its logical id, as boto3 has tables."""
+    return lambda logical_id: resource.Table(tables[logical_id])
 
-    def put(**changes: Any) -> dict[str, Any]:
+
+@pytest.fixture
+def error_log(table_of: Callable[[str], Table]) -> Table:
+    return table_of("CallbackErrorLogTable")
+
+
+@pytest.fixture
+def failed(error_log: Table) -> Put:
+    """Put a failed delivery into the error log, long due; None leaves an attribute out."""
+
+    def put(**changes: Any) -> Json:
         item = {
             "requestId": "8f7e6d5c",
             "functionName": "bankappcallback",
@@ -192,9 +225,9 @@ def failed(error_log: Any) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def before_call() -> Iterator[Callable[[type[Model], str, Callable[[], object]], None]]:
-    """Do something once, at the moment at which a table's next call of an operation is about to be sent."""
-    waiting = []
+def before_call() -> Iterator[BeforeCall]:
+    """Act once, just before a table's next call of an operation is sent."""
+    waiting: list[Callable[..., None]] = []
 
     def register(model: type[Model], operation: str, action: Callable[[], object]) -> None:
         events = model._get_connection().connection.client.meta.events
@@ -211,96 +244,23 @@ def before_call() -> Iterator[Callable[[type[Model], str, Callable[[], object]],
     assert waiting == []
 
 
-Answer = tuple[int, bytes, dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Received:
-    """One request, as it came over the wire."""
-
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    method: str = "POST"
-
-
-@dataclass
-class Service:
-    """An HTTP service that answers what a test tells it to, and keeps what it was sent."""
-
-    url: str
-    requests: list[Received] = field(default_factory=list)
-    first: list[Answer] = field(default_factory=list)
-    at: dict[str, Answer] = field(default_factory=dict)
-    answer: Answer = (200, b"", {})
-    released: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        self.released.set()
-
-    def answers(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.answer = (status, body, headers)
-
-    def answers_at(self, path: str, answer: object, status: int = 200, **headers: str) -> None:
-        """Answer requests of one path: with bytes as they are, with anything else as JSON."""
-        self.at[path] = (status, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), headers)
-
-    def keeps_secret(self, secret: object) -> None:
-        """Answer as Secrets Manager does: with text as it is, with anything else as JSON."""
-        text = secret if isinstance(secret, str) else json.dumps(secret)
-        self.answers_at("/", {"Name": "kbank-test", "SecretString": text})
-
-    def refuses(self, code: str, status: int) -> None:
-        """Answer as the AWS services with a JSON protocol do."""
-        self.answer = self._refusal(code, status)
-
-    def refuses_once(self, code: str, status: int) -> None:
-        """Refuse one request before all else."""
-        self.first.append(self._refusal(code, status))
-
-    def hangs(self) -> None:
-        """Take requests, and answer none."""
-        self.released.clear()
-
-    @staticmethod
-    def _refusal(code: str, status: int) -> Answer:
-        body = json.dumps({"__type": code, "Message": "no"}).encode()
-        return status, body, {"Content-Type": "application/x-amz-json-1.0", "x-amzn-ErrorType": code}
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """A service on 127.0.0.1."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            service.requests.append(Received(self.path, dict(self.headers), body, self.command))
-            if not service.released.is_set():
-                service.released.wait(10)
-                return
-            answer_here = service.at.get(self.path, service.answer)
-            status, answer, headers = service.first.pop(0) if service.first else answer_here
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(answer))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        do_PUT = do_POST
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    service = Service(f"http://127.0.0.1:{server.server_port}")
+@pytest.fixture(scope="session")
+def server() -> Iterator[ServiceServer]:
+    server = ServiceServer()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield service
-    service.released.set()
+    yield server
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def service(server: ServiceServer) -> Iterator[Service]:
+    """An HTTP service on 127.0.0.1 that has received nothing yet, and answers 200."""
+    service = server.start_over()
+    yield service
+    service.released.set()
 
 
 @pytest.fixture
@@ -313,7 +273,7 @@ def nobody() -> Iterator[str]:
 
 @pytest.fixture
 def deaf() -> Iterator[str]:
-    """The URL of a port on which a connection neither succeeds nor fails: its queue is full."""
+    """The URL of a port whose queue is full: a connection neither succeeds nor fails."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -325,20 +285,20 @@ def deaf() -> Iterator[str]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that the AWS clients make between attempts, not waited for: their length is drawn by lot."""
+    """The pauses of AWS clients between attempts; they are random, and not waited for."""
     made: list[float] = []
     monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=made.append))
     return made
 
 
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let so many seconds pass, for what is remembered in memory."""
+def later(monkeypatch: pytest.MonkeyPatch) -> Later:
+    """Let so many seconds pass for everything kept in memory."""
     monotonic, passed = time.monotonic, 0.0
 
     class Shifted(datetime):
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + timedelta(seconds=passed)
 
     def wait(seconds: float) -> None:
@@ -351,7 +311,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 @pytest.fixture
-def callback() -> dict[str, Any]:
+def callback() -> Json:
     """What ValidateCallback returns for a paid callback."""
     body = json.loads((ROOT / "events/paid.json").read_text())["body"]
     return {
@@ -372,8 +332,8 @@ def callback() -> dict[str, Any]:
 
 
 @pytest.fixture
-def failure() -> dict[str, Any]:
-    """What ReportFailure passes to each report, for a paid callback that could not be kept."""
+def failure() -> Json:
+    """What ReportFailure passes to each report when a paid callback could not be recorded."""
     return {
         "channel": "BankApp",
         "functionName": "bankappcallback",
@@ -411,6 +371,6 @@ def _measured(seconds: float) -> Iterator[None]:
 
 
 @pytest.fixture
-def within() -> Callable[[float], Any]:
+def within() -> Within:
     """Assert that a `with` block takes less than so many seconds."""
     return _measured
