@@ -94,6 +94,8 @@ class Service:
 class ServiceServer(ThreadingHTTPServer):
     """Plays on one port the service of the test that runs."""
 
+    request_queue_size = 64
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.start_over()
