@@ -88,8 +88,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Import a task as a cold start does: `load("write_error_log", ERROR_LOG_TABLE="…")`."""
     package = importlib.import_module("callbacks")
     bind = importlib.import_module("callbacks.tables").bind
-    # Like a task, they read the environment when they are imported.
-    shared = ("alerts", "redrives", "bank_secret", "items")
+    # Like a task, they read the environment, or remember something, from their import on.
+    shared = ("alerts", "bank", "bank_secret", "items", "redrives")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 

@@ -1,19 +1,18 @@
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import boto3
 import pytest
 
 from callbacks.failure import Failure
+from tests.unit.kit import Json, Load, Log, Service, Table, Task
 
 MINUTE = 60
 
 
 @pytest.fixture
-def alerts(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+def alerts(load: Load, tables: dict[str, str]) -> Task:
     return load("callbacks.alerts", ALERT_TABLE=tables["CallbackAlertTable"])
 
 
@@ -24,7 +23,7 @@ def table(tables: dict[str, str]) -> Any:
 
 
 @pytest.fixture
-def first(failure: dict[str, Any]) -> Failure:
+def first(failure: Json) -> Failure:
     return Failure.from_event(failure)
 
 
@@ -34,13 +33,13 @@ def second(first: Failure) -> Failure:
     return replace(first, execution_arn="another")
 
 
-def end_window(table: Any) -> None:
+def end_window(table: Table) -> None:
     """Let the window of every kind have ended."""
     for item in table.scan()["Items"]:
         table.put_item(Item={**item, "windowEndsAt": int(time.time()) - 1})
 
 
-def test_the_first_failure_of_a_kind_opens_a_window(alerts: ModuleType, table: Any, first: Failure) -> None:
+def test_the_first_failure_of_a_kind_opens_a_window(alerts: Task, table: Table, first: Failure) -> None:
     earliest = int(time.time()) + 15 * MINUTE
     assert alerts.open_window(first) == 0
     (item,) = table.scan()["Items"]
@@ -48,7 +47,7 @@ def test_the_first_failure_of_a_kind_opens_a_window(alerts: ModuleType, table: A
     assert earliest <= item["windowEndsAt"] <= time.time() + 15 * MINUTE
 
 
-def test_failures_of_one_execution_are_told_apart(alerts: ModuleType, first: Failure) -> None:
+def test_failures_of_one_execution_are_told_apart(alerts: Task, first: Failure) -> None:
     another = replace(first, request_id="another")
     assert (alerts.open_window(first), alerts.open_window(another)) == (0, None)
     # A second attempt of the one that opened the window.
@@ -56,7 +55,7 @@ def test_failures_of_one_execution_are_told_apart(alerts: ModuleType, first: Fai
 
 
 def test_what_follows_in_the_window_is_counted_and_summed_up_after_it(
-    alerts: ModuleType, table: Any, first: Failure, second: Failure
+    alerts: Task, table: Table, first: Failure, second: Failure
 ) -> None:
     alerts.open_window(first)
     assert [alerts.open_window(second) for _ in range(3)] == [None, None, None]
@@ -66,20 +65,18 @@ def test_what_follows_in_the_window_is_counted_and_summed_up_after_it(
     assert alerts.open_window(first) == 0
 
 
-def test_a_second_attempt_of_the_failure_that_opened_the_window_is_let_through(
-    alerts: ModuleType, first: Failure
-) -> None:
+def test_a_second_attempt_of_the_failure_that_opened_the_window_is_let_through(alerts: Task, first: Failure) -> None:
     assert [alerts.open_window(first) for _ in range(2)] == [0, 0]
 
 
-def test_each_kind_has_a_window_of_its_own(alerts: ModuleType, first: Failure, second: Failure) -> None:
+def test_each_kind_has_a_window_of_its_own(alerts: Task, first: Failure, second: Failure) -> None:
     alerts.open_window(first)
     for other in ({"step": "InvokeProcessPaid"}, {"error": "KeyError"}, {"function_name": "another"}):
         assert alerts.open_window(replace(second, **other)) == 0
 
 
 def test_a_mail_that_did_not_go_out_gives_its_window_and_its_count_back(
-    alerts: ModuleType, table: Any, first: Failure, second: Failure
+    alerts: Task, table: Table, first: Failure, second: Failure
 ) -> None:
     alerts.open_window(first)
     alerts.open_window(second)
@@ -94,13 +91,7 @@ def test_a_mail_that_did_not_go_out_gives_its_window_and_its_count_back(
 
 @pytest.mark.parametrize(("code", "status"), [("InternalServerError", 500), ("AccessDeniedException", 400)])
 def test_a_count_that_cannot_be_kept_holds_nothing_back(
-    load: Callable[..., ModuleType],
-    service: Any,
-    first: Failure,
-    pauses: list[float],
-    log: Callable[[], list[dict[str, Any]]],
-    code: str,
-    status: int,
+    load: Load, service: Service, first: Failure, pauses: list[float], log: Log, code: str, status: int
 ) -> None:
     alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)
     service.refuses(code, status)
@@ -116,7 +107,7 @@ def test_a_count_that_cannot_be_kept_holds_nothing_back(
 
 
 def test_a_failure_that_cannot_be_counted_is_mailed(
-    load: Callable[..., ModuleType], service: Any, first: Failure, pauses: list[float]
+    load: Load, service: Service, first: Failure, pauses: list[float]
 ) -> None:
     alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)
     service.refuses_once("ConditionalCheckFailedException", 400)

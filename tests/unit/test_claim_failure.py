@@ -1,23 +1,20 @@
 import json
 import re
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from types import ModuleType
 from typing import Any
 
 import pytest
 from pynamodb.exceptions import DoesNotExist
 
 from callbacks import times
-
-Failed = Callable[..., dict[str, Any]]
+from tests.unit.kit import BeforeCall, Json, Load, Put, Table, Task
 
 SCHEDULED = {"requestId": "8f7e6d5c", "isManual": False}
 MANUAL = {"requestId": "8f7e6d5c", "isManual": True}
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+def task(load: Load, tables: dict[str, str]) -> Task:
     return load("claim_failure", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
 
 
@@ -25,13 +22,13 @@ def from_now(**delta: float) -> str:
     return times.iso(times.now() + timedelta(**delta))
 
 
-def only(error_log: Any) -> dict[str, Any]:
+def only(error_log: Table) -> Json:
     (item,) = error_log.scan()["Items"]
     return item
 
 
 def test_a_failure_that_is_due_is_claimed_and_comes_with_what_its_delivery_is_run_with(
-    task: ModuleType, error_log: Any, failed: Failed
+    task: Task, error_log: Table, failed: Put
 ) -> None:
     before = failed()
     earliest = times.now() + timedelta(minutes=5, milliseconds=-1)
@@ -78,9 +75,9 @@ DUE, LATER, NEVER = "due", "later", "never"
 )
 @pytest.mark.parametrize("is_manual", [False, True], ids=["by the schedule", "by hand"])
 def test_the_schedule_claims_what_is_due_and_a_person_whatever_is_not_done_or_being_done(
-    task: ModuleType,
-    error_log: Any,
-    failed: Failed,
+    task: Task,
+    error_log: Table,
+    failed: Put,
     status: str,
     next_attempt: str,
     by_schedule: bool,
@@ -97,7 +94,7 @@ def test_the_schedule_claims_what_is_due_and_a_person_whatever_is_not_done_or_be
         assert only(error_log) == before
 
 
-def test_a_failure_that_was_claimed_is_not_claimed_again_while_it_is_run(task: ModuleType, failed: Failed) -> None:
+def test_a_failure_that_was_claimed_is_not_claimed_again_while_it_is_run(task: Task, failed: Put) -> None:
     failed()
     assert task.handler(SCHEDULED, None)["decision"] == "redrive"
     for event in (SCHEDULED, MANUAL):
@@ -106,10 +103,10 @@ def test_a_failure_that_was_claimed_is_not_claimed_again_while_it_is_run(task: M
 
 @pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
 def test_of_two_runs_that_find_the_same_failure_one_gets_it(
-    task: ModuleType, error_log: Any, failed: Failed, before_call: Callable[..., None], event: dict[str, Any]
+    task: Task, error_log: Table, failed: Put, before_call: BeforeCall, event: Json
 ) -> None:
     failed()
-    faster: list[dict[str, Any]] = []
+    faster: list[Json] = []
     before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
     assert task.handler(event, None) == {"decision": "skip", "status": "open"}
     assert [claim["decision"] for claim in faster] == ["redrive"]
@@ -117,7 +114,7 @@ def test_of_two_runs_that_find_the_same_failure_one_gets_it(
 
 
 def test_a_failure_that_is_resolved_at_the_very_moment_is_not_claimed(
-    task: ModuleType, error_log: Any, failed: Failed, before_call: Callable[..., None]
+    task: Task, error_log: Table, failed: Put, before_call: BeforeCall
 ) -> None:
     failed(status="redriven", attempts=1)
     before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="resolved", attempts=1, nextAttemptAt=None))
@@ -127,7 +124,7 @@ def test_a_failure_that_is_resolved_at_the_very_moment_is_not_claimed(
 
 @pytest.mark.parametrize(("attempts", "event"), [(6, SCHEDULED), (7, SCHEDULED), (7, MANUAL), (8, MANUAL), (9, MANUAL)])
 def test_each_attempt_is_counted_and_has_its_lease(
-    task: ModuleType, error_log: Any, failed: Failed, attempts: int, event: dict[str, Any]
+    task: Task, error_log: Table, failed: Put, attempts: int, event: Json
 ) -> None:
     failed(attempts=attempts)
     claim = task.handler(event, None)
@@ -139,7 +136,7 @@ def test_each_attempt_is_counted_and_has_its_lease(
 
 @pytest.mark.parametrize("attempts", [8, 9])
 def test_a_last_attempt_whose_lease_has_ended_is_claimed_and_not_made_again(
-    task: ModuleType, error_log: Any, failed: Failed, attempts: int
+    task: Task, error_log: Table, failed: Put, attempts: int
 ) -> None:
     failed(status="redriven", attempts=attempts)
     claim = task.handler(SCHEDULED, None)
@@ -150,19 +147,17 @@ def test_a_last_attempt_whose_lease_has_ended_is_claimed_and_not_made_again(
 
 
 def test_of_two_runs_that_find_a_last_attempt_without_a_result_one_gets_it(
-    task: ModuleType, failed: Failed, before_call: Callable[..., None]
+    task: Task, failed: Put, before_call: BeforeCall
 ) -> None:
     failed(status="redriven", attempts=8)
-    faster: list[dict[str, Any]] = []
+    faster: list[Json] = []
     before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
     assert task.handler(SCHEDULED, None)["decision"] == "skip"
     assert [claim["decision"] for claim in faster] == ["redrive"]
 
 
 @pytest.mark.parametrize("attempts", [8, 9])
-def test_what_has_an_attempt_too_many_by_a_new_limit_is_run_once_more(
-    task: ModuleType, failed: Failed, attempts: int
-) -> None:
+def test_what_has_an_attempt_too_many_by_a_new_limit_is_run_once_more(task: Task, failed: Put, attempts: int) -> None:
     failed(attempts=attempts)
     claim = task.handler(SCHEDULED, None)
     assert (claim["decision"], claim["attempt"]) == ("redrive", attempts + 1)
@@ -170,7 +165,7 @@ def test_what_has_an_attempt_too_many_by_a_new_limit_is_run_once_more(
 
 @pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
 def test_a_delivery_that_the_workflow_cannot_hold_is_not_run_but_told_of(
-    task: ModuleType, error_log: Any, failed: Failed, event: dict[str, Any]
+    task: Task, error_log: Table, failed: Put, event: Json
 ) -> None:
     failed(event=json.dumps({"body": '{"orderId": "1", "x": "' + "x" * 130_000, "headers": {"x": "y"}}))
     claim = task.handler(event, None)
@@ -183,7 +178,7 @@ def test_a_delivery_that_the_workflow_cannot_hold_is_not_run_but_told_of(
 
 
 @pytest.mark.parametrize("delivery", [None, "x" * 130_000, {"headers": "x" * 130_000}, {"body": ["x" * 130_000]}])
-def test_any_delivery_that_is_too_large_is_told_of_shortly(task: ModuleType, failed: Failed, delivery: Any) -> None:
+def test_any_delivery_that_is_too_large_is_told_of_shortly(task: Task, failed: Put, delivery: Any) -> None:
     failed(event=json.dumps(delivery))
     assert len(task.handler(SCHEDULED, None)["input"]) < 5000
 
@@ -191,7 +186,7 @@ def test_any_delivery_that_is_too_large_is_told_of_shortly(task: ModuleType, fai
 # What it is run with
 
 
-def test_the_delivery_is_the_one_that_came_but_for_what_it_is_known_by(task: ModuleType, failed: Failed) -> None:
+def test_the_delivery_is_the_one_that_came_but_for_what_it_is_known_by(task: Task, failed: Put) -> None:
     delivery = {"body": "ชำระ 🎉 \ud83c", "requestId": "", "receivedAt": "never", "headers": {"user-agent": "Bank"}}
     failed(event=json.dumps(delivery))
     assert json.loads(task.handler(SCHEDULED, None)["input"]) == {
@@ -202,7 +197,7 @@ def test_the_delivery_is_the_one_that_came_but_for_what_it_is_known_by(task: Mod
 
 
 @pytest.mark.parametrize("delivery", [None, 7, "text", ["body"]])
-def test_an_input_that_was_no_delivery_is_run_as_it_was(task: ModuleType, failed: Failed, delivery: Any) -> None:
+def test_an_input_that_was_no_delivery_is_run_as_it_was(task: Task, failed: Put, delivery: Any) -> None:
     failed(event=json.dumps(delivery))
     assert json.loads(task.handler(MANUAL, None)["input"]) == delivery
 
@@ -218,11 +213,7 @@ def test_an_input_that_was_no_delivery_is_run_as_it_was(task: ModuleType, failed
     ids=["none", "unusable", "own", "signed"],
 )
 def test_a_delivery_that_is_run_again_has_the_record_and_the_item_of_the_first_time(
-    load: Callable[..., ModuleType],
-    task: ModuleType,
-    error_log: Any,
-    failure: dict[str, Any],
-    identity: dict[str, Any],
+    load: Load, task: Task, error_log: Table, failure: Json, identity: Json
 ) -> None:
     failure["event"] = {"body": failure["event"]["body"], **identity}
     execution = {"executionName": failure["executionName"], "startedAt": failure["startedAt"]}
@@ -248,7 +239,7 @@ def test_a_delivery_that_is_run_again_has_the_record_and_the_item_of_the_first_t
     ],
 )
 def test_the_execution_has_a_name_that_step_functions_takes_and_a_search_finds(
-    task: ModuleType, failed: Failed, request_id: str, name: str
+    task: Task, failed: Put, request_id: str, name: str
 ) -> None:
     failed(requestId=request_id, attempts=2)
     claim = task.handler({"requestId": request_id, "isManual": False}, None)
@@ -259,7 +250,7 @@ def test_the_execution_has_a_name_that_step_functions_takes_and_a_search_finds(
 # What can go wrong
 
 
-def test_a_failure_that_is_not_there_is_an_error(task: ModuleType, error_log: Any) -> None:
+def test_a_failure_that_is_not_there_is_an_error(task: Task, error_log: Table) -> None:
     with pytest.raises(DoesNotExist):
         task.handler(SCHEDULED, None)
     assert error_log.scan()["Items"] == []

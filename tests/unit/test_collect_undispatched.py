@@ -1,7 +1,5 @@
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from types import ModuleType
 from typing import Any
 
 import boto3
@@ -11,8 +9,7 @@ from callbacks import times
 from callbacks.errors import InvalidSelection
 from callbacks.tables import CallbackRecord, bind
 from tests.sources import table
-
-Recorded = Callable[..., dict[str, Any]]
+from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, Task
 
 TABLE = table("WalletCallbackRecordTable")["TableName"]
 RECORD = {
@@ -35,7 +32,7 @@ RECORD = {
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+def task(load: Load, tables: dict[str, str]) -> Task:
     return load("collect_undispatched", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
 
 
@@ -46,7 +43,7 @@ def records(tables: dict[str, str]) -> Any:
 
 
 @pytest.fixture
-def recorded(records: Any) -> Recorded:
+def recorded(records: Table) -> Put:
     """Put a paid delivery into the record table whose dispatch was never confirmed; None leaves an attribute out."""
 
     def put(request_id: str = "8f7e6d5c", since: str | None = RECORD["undispatchedSince"], **changes: Any) -> dict:
@@ -60,16 +57,16 @@ def recorded(records: Any) -> Recorded:
     return put
 
 
-def event(**selection: Any) -> dict[str, Any]:
+def event(**selection: Any) -> Json:
     """What the state passes on."""
     return {"channel": "BankApp", "functionName": "bankappcallback", "table": TABLE, "selection": selection}
 
 
-def collected(task: ModuleType, **selection: Any) -> list[str]:
+def collected(task: Task, **selection: Any) -> list[str]:
     return [failure["requestId"] for failure in task.handler(event(**selection), None)["failures"]]
 
 
-def undispatched(records: Any) -> list[str]:
+def undispatched(records: Table) -> list[str]:
     """The deliveries that are still waiting for their dispatch to be confirmed."""
     return sorted(item["requestId"] for item in records.scan()["Items"] if "undispatchedSince" in item)
 
@@ -86,7 +83,7 @@ def at(second: int) -> str:
 
 
 def test_a_payment_whose_dispatch_was_never_confirmed_becomes_a_failure_that_is_due(
-    task: ModuleType, records: Any, recorded: Recorded, error_log: Any
+    task: Task, records: Table, recorded: Put, error_log: Table
 ) -> None:
     record = recorded()
     earliest = times.now() - timedelta(milliseconds=1)
@@ -120,7 +117,7 @@ def test_a_payment_whose_dispatch_was_never_confirmed_becomes_a_failure_that_is_
     assert records.scan()["Items"] == [record]
 
 
-def test_what_was_collected_is_not_collected_again(task: ModuleType, recorded: Recorded, error_log: Any) -> None:
+def test_what_was_collected_is_not_collected_again(task: Task, recorded: Put, error_log: Table) -> None:
     recorded()
     assert collected(task) == ["8f7e6d5c"]
     assert collected(task) == []
@@ -129,11 +126,7 @@ def test_what_was_collected_is_not_collected_again(task: ModuleType, recorded: R
 
 @pytest.mark.parametrize("headers", [None, RECORD["signatureHeaders"], '{"x-signature": "a/b+c=, \\u0e01"}'])
 def test_what_was_collected_is_run_again_as_the_delivery_it_was(
-    load: Callable[..., ModuleType],
-    task: ModuleType,
-    callback: dict[str, Any],
-    recorded: Recorded,
-    headers: str | None,
+    load: Load, task: Task, callback: Json, recorded: Put, headers: str | None
 ) -> None:
     record = recorded(body=callback["body"], sourceIp=None, signatureHeaders=headers)
     task.handler(event(), None)
@@ -156,7 +149,7 @@ def test_what_was_collected_is_run_again_as_the_delivery_it_was(
     ids=str,
 )
 def test_a_payment_is_collected_whatever_the_checks_noted_and_the_notes_stay(
-    task: ModuleType, records: Any, recorded: Recorded, notes: dict[str, str | None]
+    task: Task, records: Table, recorded: Put, notes: dict[str, str | None]
 ) -> None:
     record = recorded(**notes)
     assert collected(task) == ["8f7e6d5c"]
@@ -166,13 +159,7 @@ def test_a_payment_is_collected_whatever_the_checks_noted_and_the_notes_stay(
 
 @pytest.mark.parametrize("status", ["open", "redriven", "given up", "resolved"])
 def test_a_failure_that_the_execution_could_still_report_stays_as_it_is_and_is_not_collected(
-    task: ModuleType,
-    records: Any,
-    recorded: Recorded,
-    error_log: Any,
-    failed: Callable[..., dict[str, Any]],
-    log: Callable[[], list[dict[str, Any]]],
-    status: str,
+    task: Task, records: Table, recorded: Put, error_log: Table, failed: Put, log: Log, status: str
 ) -> None:
     recorded()
     before = failed(status=status, attempts=3)
@@ -184,7 +171,7 @@ def test_a_failure_that_the_execution_could_still_report_stays_as_it_is_and_is_n
 
 
 def test_a_move_that_ended_half_way_is_gone_on_with(
-    task: ModuleType, records: Any, recorded: Recorded, error_log: Any, before_call: Callable[..., None]
+    task: Task, records: Table, recorded: Put, error_log: Table, before_call: BeforeCall
 ) -> None:
     recorded()
 
@@ -205,7 +192,7 @@ def test_a_move_that_ended_half_way_is_gone_on_with(
 # Which are collected
 
 
-def test_a_channels_lost_payments_are_collected_the_oldest_first(task: ModuleType, recorded: Recorded) -> None:
+def test_a_channels_lost_payments_are_collected_the_oldest_first(task: Task, recorded: Put) -> None:
     recorded("second", at(2))
     recorded("first", at(1))
     recorded("declined, or confirmed", None)
@@ -218,13 +205,7 @@ def test_a_channels_lost_payments_are_collected_the_oldest_first(task: ModuleTyp
     "selection", [{}, {"orderId": "482500007436"}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "order", "since"]
 )
 def test_a_payment_counts_as_lost_once_it_is_older_than_an_execution_can_be(
-    load: Callable[..., ModuleType],
-    records: Any,
-    recorded: Recorded,
-    selection: dict[str, Any],
-    minutes: str,
-    seconds: int,
-    is_lost: bool,
+    load: Load, records: Table, recorded: Put, selection: Json, minutes: str, seconds: int, is_lost: bool
 ) -> None:
     task = load("collect_undispatched", DISPATCH_AGE_MINUTES=minutes)
     recorded(since=from_now(seconds=-seconds + 0.5))
@@ -232,7 +213,7 @@ def test_a_payment_counts_as_lost_once_it_is_older_than_an_execution_can_be(
     assert undispatched(records) == ["8f7e6d5c"] * (not is_lost)
 
 
-def test_a_person_collects_those_of_one_order(task: ModuleType, records: Any, recorded: Recorded) -> None:
+def test_a_person_collects_those_of_one_order(task: Task, records: Table, recorded: Put) -> None:
     recorded("first", at(1))
     recorded("second", at(2))
     recorded("confirmed", None)
@@ -241,7 +222,7 @@ def test_a_person_collects_those_of_one_order(task: ModuleType, records: Any, re
     assert undispatched(records) == ["of another order"]
 
 
-def test_a_person_collects_those_since_a_time_and_at_it(task: ModuleType, records: Any, recorded: Recorded) -> None:
+def test_a_person_collects_those_since_a_time_and_at_it(task: Task, records: Table, recorded: Put) -> None:
     for second in (1, 2, 3):
         recorded(str(second), at(second))
     recorded("another channel's", at(3), channel="Another")
@@ -250,14 +231,12 @@ def test_a_person_collects_those_since_a_time_and_at_it(task: ModuleType, record
 
 
 @pytest.mark.parametrize("delta", [{"seconds": -60}, {"seconds": 60}], ids=str)
-def test_nothing_is_lost_yet_since_a_moment_ago(task: ModuleType, recorded: Recorded, delta: dict[str, int]) -> None:
+def test_nothing_is_lost_yet_since_a_moment_ago(task: Task, recorded: Put, delta: dict[str, int]) -> None:
     recorded(since=from_now(seconds=-1))
     assert collected(task, since=from_now(**delta)) == []
 
 
-def test_a_time_at_which_nothing_can_be_lost_yet_is_not_looked_for(
-    load: Callable[..., ModuleType], service: Any
-) -> None:
+def test_a_time_at_which_nothing_can_be_lost_yet_is_not_looked_for(load: Load, service: Service) -> None:
     task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
     # DynamoDB refuses a range that ends before it begins.
     assert collected(task, since=from_now(minutes=-1)) == []
@@ -270,7 +249,7 @@ def test_a_time_at_which_nothing_can_be_lost_yet_is_not_looked_for(
     ids=str,
 )
 def test_whoever_asks_for_one_delivery_or_the_next_page_asks_for_nothing_new(
-    task: ModuleType, records: Any, recorded: Recorded, selection: dict[str, Any]
+    task: Task, records: Table, recorded: Put, selection: Json
 ) -> None:
     recorded()
     assert collected(task, **selection) == []
@@ -279,7 +258,7 @@ def test_whoever_asks_for_one_delivery_or_the_next_page_asks_for_nothing_new(
 
 @pytest.mark.parametrize("selection", [{}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "since"])
 def test_no_more_are_collected_at_once_than_was_asked_for(
-    task: ModuleType, records: Any, recorded: Recorded, selection: dict[str, Any]
+    task: Task, records: Table, recorded: Put, selection: Json
 ) -> None:
     for second in (1, 2, 3):
         recorded(str(second), at(second))
@@ -292,12 +271,7 @@ def test_no_more_are_collected_at_once_than_was_asked_for(
     "selection", [{}, {"orderId": "482500007436"}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "order", "since"]
 )
 def test_a_dry_run_finds_the_same_and_moves_nothing(
-    task: ModuleType,
-    records: Any,
-    recorded: Recorded,
-    error_log: Any,
-    log: Callable[[], list[dict[str, Any]]],
-    selection: dict[str, Any],
+    task: Task, records: Table, recorded: Put, error_log: Table, log: Log, selection: Json
 ) -> None:
     before = recorded()
     assert collected(task, dryRun=True, **selection) == ["8f7e6d5c"]
@@ -307,9 +281,7 @@ def test_a_dry_run_finds_the_same_and_moves_nothing(
     assert collected(task, dryRun=False, **selection) == ["8f7e6d5c"]
 
 
-def test_a_dry_run_leaves_out_what_the_error_log_knows(
-    task: ModuleType, recorded: Recorded, failed: Callable[..., dict[str, Any]]
-) -> None:
+def test_a_dry_run_leaves_out_what_the_error_log_knows(task: Task, recorded: Put, failed: Put) -> None:
     recorded()
     failed(requestId="8f7e6d5c", error="PaymentConflict", nextAttemptAt=None)
     assert collected(task, dryRun=True) == []
@@ -319,7 +291,7 @@ def test_a_dry_run_leaves_out_what_the_error_log_knows(
 
 
 def test_a_payment_that_is_confirmed_after_the_index_was_read_is_not_lost(
-    task: ModuleType, recorded: Recorded, records: Any, error_log: Any, before_call: Callable[..., None]
+    task: Task, recorded: Put, records: Table, error_log: Table, before_call: BeforeCall
 ) -> None:
     item = recorded()
     key = {"orderId": item["orderId"], "deliveryId": item["deliveryId"]}
@@ -332,9 +304,7 @@ def test_a_payment_that_is_confirmed_after_the_index_was_read_is_not_lost(
     assert error_log.scan()["Items"] == []
 
 
-def test_the_log_names_the_delivery_but_not_the_user(
-    task: ModuleType, recorded: Recorded, log: Callable[[], list[dict[str, Any]]]
-) -> None:
+def test_the_log_names_the_delivery_but_not_the_user(task: Task, recorded: Put, log: Log) -> None:
     recorded()
     task.handler(event(), None)
     (line,) = log()
@@ -352,9 +322,7 @@ def test_the_log_names_the_delivery_but_not_the_user(
 
 
 @pytest.mark.parametrize("selection", [{"orderid": "1"}, {"since": "yesterday"}, {"dryRun": "yes"}, {"limit": 0}])
-def test_a_selection_that_is_misspelt_moves_nothing(
-    task: ModuleType, records: Any, recorded: Recorded, selection: dict[str, Any]
-) -> None:
+def test_a_selection_that_is_misspelt_moves_nothing(task: Task, records: Table, recorded: Put, selection: Json) -> None:
     recorded()
     with pytest.raises(InvalidSelection):
         task.handler(event(**selection), None)
@@ -362,6 +330,6 @@ def test_a_selection_that_is_misspelt_moves_nothing(
 
 
 @pytest.mark.parametrize("selection", [None, [], "due"], ids=str)
-def test_an_input_that_is_no_selection_moves_nothing(task: ModuleType, selection: Any) -> None:
+def test_an_input_that_is_no_selection_moves_nothing(task: Task, selection: Any) -> None:
     with pytest.raises(InvalidSelection):
         task.handler({**event(), "selection": selection}, None)

@@ -1,11 +1,11 @@
 from collections.abc import Callable
-from types import ModuleType
 
 import pytest
 
 from callbacks import config
 from callbacks.errors import ConfigurationError
 from tests.sources import FUNCTIONS
+from tests.unit.kit import Load
 
 
 @pytest.mark.parametrize("read", [config.required, config.optional])
@@ -48,7 +48,7 @@ REQUIRED = [
 
 @pytest.mark.parametrize(("task", "variable"), REQUIRED)
 def test_a_function_deployed_without_one_of_its_settings_fails_at_its_start(
-    load: Callable[..., ModuleType], task: str, variable: str
+    load: Load, task: str, variable: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=variable):
         load(task, **{variable: ""})

@@ -3,7 +3,7 @@ import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from callbacks.errors import ConfigurationError, DispatchInProgress, PaymentConflict, ServiceUnavailable
 from tests.sources import table
+from tests.unit.kit import Json, Load, Log, Service, Task, Within
 
 EVENTS = Path(__file__).parents[2] / "events"
 CHANNEL = "BankApp"
@@ -25,7 +26,7 @@ EARLIER = "2026-11-22T09:00:00.000Z#earlier"
 DAY = 24 * 60 * 60
 
 
-def event(callback: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def event(callback: Json, **changes: Any) -> Json:
     """What the state passes on."""
     return {"channel": CHANNEL, "function": FUNCTION, "table": RECORDS, "callback": {**callback, **changes}}
 
@@ -35,30 +36,30 @@ def context(remaining_milliseconds: int = 60_000) -> SimpleNamespace:
     return SimpleNamespace(get_remaining_time_in_millis=lambda: remaining_milliseconds)
 
 
-def claims(tables: dict[str, str]) -> list[dict[str, Any]]:
+def claims(tables: dict[str, str]) -> list[Json]:
     """The items as DynamoDB holds them, types and all."""
     return boto3.client("dynamodb").scan(TableName=tables["PaymentIdempotencyTable"])["Items"]
 
 
-def calls(service: Any) -> list[str]:
+def calls(service: Service) -> list[str]:
     """The operations that were called, in order: DynamoDB's stand in a header, Lambda's in the path."""
     return [request.headers.get("X-Amz-Target", ".Invoke").rpartition(".")[2] for request in service.requests]
 
 
-def dispatched(callback: dict[str, Any]) -> dict[str, Any]:
+def dispatched(callback: Json) -> Json:
     """The answer for a delivery that is not a duplicate."""
     return {"dispatchedBy": callback["deliveryId"], "isDuplicate": False}
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType], tables: dict[str, str], service: Any) -> ModuleType:  # noqa: ARG001
+def task(load: Load, tables: dict[str, str], service: Service) -> Task:  # noqa: ARG001
     """The task with moto's DynamoDB and a Lambda that takes every event."""
     service.answers(202)
     return load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=service.url)
 
 
 @pytest.fixture
-def before_invoke(task: ModuleType) -> Callable[[Callable[[], None]], None]:
+def before_invoke(task: Task) -> Callable[[Callable[[], None]], None]:
     """Do something once, at the moment at which the next invoke is about to be sent."""
 
     def register(action: Callable[[], None]) -> None:
@@ -76,18 +77,14 @@ def before_invoke(task: ModuleType) -> Callable[[Callable[[], None]], None]:
 
 
 @pytest.mark.parametrize("name", ["paid", "exact-amount", "unknown-fields", "text-of-all-kinds"])
-def test_the_payload_is_the_body_byte_for_byte(
-    task: ModuleType, service: Any, callback: dict[str, Any], name: str
-) -> None:
+def test_the_payload_is_the_body_byte_for_byte(task: Task, service: Service, callback: Json, name: str) -> None:
     body = json.loads((EVENTS / f"{name}.json").read_text())["body"]
     assert task.handler(event(callback, body=body), context()) == dispatched(callback)
     (request,) = service.requests
     assert request.body == body.encode()
 
 
-def test_the_function_of_the_channel_is_invoked_asynchronously(
-    task: ModuleType, service: Any, callback: dict[str, Any]
-) -> None:
+def test_the_function_of_the_channel_is_invoked_asynchronously(task: Task, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
     (request,) = service.requests
     assert request.path == f"/2015-03-31/functions/{FUNCTION}/invocations"
@@ -104,7 +101,7 @@ def test_the_function_of_the_channel_is_invoked_asynchronously(
     ],
 )
 def test_an_error_of_lambda_that_passes_is_service_unavailable_and_left_to_the_state_to_retry(
-    task: ModuleType, service: Any, callback: dict[str, Any], code: str, status: int
+    task: Task, service: Service, callback: Json, code: str, status: int
 ) -> None:
     service.refuses(code, status)
     with pytest.raises(ServiceUnavailable):
@@ -122,7 +119,7 @@ def test_an_error_of_lambda_that_passes_is_service_unavailable_and_left_to_the_s
     ],
 )
 def test_an_error_of_lambda_that_stays_keeps_its_own_name(
-    task: ModuleType, service: Any, callback: dict[str, Any], code: str, status: int
+    task: Task, service: Service, callback: Json, code: str, status: int
 ) -> None:
     service.refuses(code, status)
     with pytest.raises(ClientError, match=code):
@@ -131,7 +128,7 @@ def test_an_error_of_lambda_that_stays_keeps_its_own_name(
 
 
 def test_a_lambda_that_does_not_answer_is_asked_once_and_given_up_within_the_steps_time(
-    task: ModuleType, service: Any, callback: dict[str, Any], within: Any
+    task: Task, service: Service, callback: Json, within: Within
 ) -> None:
     service.hangs()
     with within(1.8), pytest.raises(ServiceUnavailable):
@@ -141,7 +138,7 @@ def test_a_lambda_that_does_not_answer_is_asked_once_and_given_up_within_the_ste
 
 @pytest.mark.usefixtures("tables")
 def test_a_lambda_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, callback: dict[str, Any], within: Any
+    load: Load, deaf: str, callback: Json, within: Within
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=deaf)
     with within(1.8), pytest.raises(ServiceUnavailable):
@@ -149,9 +146,7 @@ def test_a_lambda_that_cannot_be_reached_is_given_up_within_the_steps_time(
 
 
 @pytest.mark.usefixtures("tables")
-def test_a_refused_connection_is_service_unavailable(
-    load: Callable[..., ModuleType], nobody: str, callback: dict[str, Any]
-) -> None:
+def test_a_refused_connection_is_service_unavailable(load: Load, nobody: str, callback: Json) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=nobody)
     with pytest.raises(ServiceUnavailable):
         task.handler(event(callback), context())
@@ -161,7 +156,7 @@ def test_a_refused_connection_is_service_unavailable(
 
 
 def test_another_delivery_of_a_payment_is_a_duplicate_and_names_the_first(
-    task: ModuleType, service: Any, callback: dict[str, Any]
+    task: Task, service: Service, callback: Json
 ) -> None:
     task.handler(event(callback), context())
     again = task.handler(event(callback, deliveryId=LATER, body="{}"), context())
@@ -170,16 +165,14 @@ def test_another_delivery_of_a_payment_is_a_duplicate_and_names_the_first(
 
 
 def test_a_delivery_that_is_tried_again_after_its_answer_was_lost_is_no_duplicate_and_invokes_nothing(
-    task: ModuleType, service: Any, callback: dict[str, Any]
+    task: Task, service: Service, callback: Json
 ) -> None:
     task.handler(event(callback), context())
     assert task.handler(event(callback), context()) == dispatched(callback)
     assert len(service.requests) == 1
 
 
-def test_a_payment_is_known_again_after_a_cold_start(
-    task: ModuleType, load: Callable[..., ModuleType], service: Any, callback: dict[str, Any]
-) -> None:
+def test_a_payment_is_known_again_after_a_cold_start(task: Task, load: Load, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
     restarted = load("invoke_process_paid")
     assert restarted is not task
@@ -189,7 +182,7 @@ def test_a_payment_is_known_again_after_a_cold_start(
 
 @pytest.mark.parametrize("other", [{"orderId": "other"}, {"paymentId": "other"}], ids=["orderId", "paymentId"])
 def test_another_payment_is_dispatched_for_itself(
-    task: ModuleType, service: Any, callback: dict[str, Any], other: dict[str, str]
+    task: Task, service: Service, callback: Json, other: dict[str, str]
 ) -> None:
     task.handler(event(callback), context())
     assert task.handler(event(callback, deliveryId=LATER, **other), context()) == {
@@ -199,9 +192,7 @@ def test_another_payment_is_dispatched_for_itself(
     assert len(service.requests) == 2
 
 
-def test_a_payment_of_another_channel_is_another_payment(
-    task: ModuleType, service: Any, callback: dict[str, Any]
-) -> None:
+def test_a_payment_of_another_channel_is_another_payment(task: Task, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
     assert task.handler({**event(callback), "channel": "Another"}, context()) == dispatched(callback)
     assert len(service.requests) == 2
@@ -217,7 +208,7 @@ def test_a_payment_of_another_channel_is_another_payment(
     ],
 )
 def test_ids_do_not_run_into_each_other(
-    task: ModuleType, service: Any, callback: dict[str, Any], first: dict[str, str], second: dict[str, str]
+    task: Task, service: Service, callback: Json, first: dict[str, str], second: dict[str, str]
 ) -> None:
     for ids in (first, second):
         assert not task.handler(event(callback, **ids), context())["isDuplicate"]
@@ -226,7 +217,7 @@ def test_ids_do_not_run_into_each_other(
 
 @pytest.mark.parametrize("amount", ["1.5", "1.50", "15e-1", "1.5E+0"])
 def test_an_amount_in_another_spelling_is_the_same_payment(
-    task: ModuleType, service: Any, callback: dict[str, Any], amount: str
+    task: Task, service: Service, callback: Json, amount: str
 ) -> None:
     task.handler(event(callback, amount="1.5"), context())
     assert task.handler(event(callback, amount=amount, deliveryId=LATER), context())["isDuplicate"]
@@ -234,7 +225,7 @@ def test_an_amount_in_another_spelling_is_the_same_payment(
 
 
 def test_a_payment_without_amount_is_the_same_when_it_comes_again_without(
-    task: ModuleType, service: Any, callback: dict[str, Any]
+    task: Task, service: Service, callback: Json
 ) -> None:
     task.handler(event(callback, amount=None), context())
     assert task.handler(event(callback, amount=None, deliveryId=LATER), context())["isDuplicate"]
@@ -253,7 +244,7 @@ def test_a_payment_without_amount_is_the_same_when_it_comes_again_without(
     ids=str,
 )
 def test_a_payment_that_comes_back_with_another_amount_or_user_is_a_conflict_and_not_invoked(
-    task: ModuleType, service: Any, callback: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
+    task: Task, service: Service, callback: Json, first: Json, second: Json
 ) -> None:
     task.handler(event(callback, **first), context())
     with pytest.raises(PaymentConflict):
@@ -263,7 +254,7 @@ def test_a_payment_that_comes_back_with_another_amount_or_user_is_a_conflict_and
     assert len(service.requests) == 1
 
 
-def test_a_conflict_tells_nothing_of_the_first_delivery(task: ModuleType, callback: dict[str, Any]) -> None:
+def test_a_conflict_tells_nothing_of_the_first_delivery(task: Task, callback: Json) -> None:
     task.handler(event(callback), context())
     with pytest.raises(PaymentConflict) as error:
         task.handler(event(callback, userId="another", amount="7"), context())
@@ -279,7 +270,7 @@ def test_a_conflict_tells_nothing_of_the_first_delivery(task: ModuleType, callba
     "refusal", [("TooManyRequestsException", 429), ("ServiceException", 500), ("AccessDeniedException", 403)], ids=str
 )
 def test_an_invoke_that_fails_gives_the_claim_back_so_that_the_next_attempt_invokes(
-    task: ModuleType, tables: dict[str, str], service: Any, callback: dict[str, Any], refusal: tuple[str, int]
+    task: Task, tables: dict[str, str], service: Service, callback: Json, refusal: tuple[str, int]
 ) -> None:
     service.refuses_once(*refusal)
     with pytest.raises((ServiceUnavailable, ClientError), match=refusal[0]):
@@ -291,10 +282,7 @@ def test_an_invoke_that_fails_gives_the_claim_back_so_that_the_next_attempt_invo
 
 
 def test_a_duplicate_that_arrives_during_the_dispatch_is_told_so_and_finds_its_result_afterwards(
-    task: ModuleType,
-    service: Any,
-    callback: dict[str, Any],
-    before_invoke: Callable[[Callable[[], None]], None],
+    task: Task, service: Service, callback: Json, before_invoke: Callable[[Callable[[], None]], None]
 ) -> None:
     refusals = []
 
@@ -317,10 +305,10 @@ def kill() -> None:
 
 
 def test_an_attempt_that_is_killed_keeps_others_out_while_its_time_lasts(
-    task: ModuleType,
+    task: Task,
     tables: dict[str, str],
-    service: Any,
-    callback: dict[str, Any],
+    service: Service,
+    callback: Json,
     before_invoke: Callable[[Callable[[], None]], None],
 ) -> None:
     before_invoke(kill)
@@ -335,10 +323,7 @@ def test_an_attempt_that_is_killed_keeps_others_out_while_its_time_lasts(
 
 
 def test_an_attempt_that_is_killed_gives_its_claim_back_when_its_time_is_up(
-    task: ModuleType,
-    service: Any,
-    callback: dict[str, Any],
-    before_invoke: Callable[[Callable[[], None]], None],
+    task: Task, service: Service, callback: Json, before_invoke: Callable[[Callable[[], None]], None]
 ) -> None:
     before_invoke(kill)
     with pytest.raises(SystemExit):
@@ -352,7 +337,7 @@ def test_an_attempt_that_is_killed_gives_its_claim_back_when_its_time_is_up(
 
 
 @pytest.fixture
-def recorded(tables: dict[str, str], callback: dict[str, Any]) -> Callable[..., None]:
+def recorded(tables: dict[str, str], callback: Json) -> Callable[..., None]:
     """Put an earlier delivery of the payment into the record table, dispatched; None leaves an attribute out."""
     records = boto3.resource("dynamodb").Table(tables["WalletCallbackRecordTable"])
 
@@ -373,11 +358,7 @@ def recorded(tables: dict[str, str], callback: dict[str, Any]) -> Callable[..., 
 
 
 def test_a_payment_that_is_recorded_as_dispatched_is_a_duplicate_though_its_claim_is_not_there(
-    task: ModuleType,
-    tables: dict[str, str],
-    service: Any,
-    callback: dict[str, Any],
-    recorded: Callable[..., None],
+    task: Task, tables: dict[str, str], service: Service, callback: Json, recorded: Callable[..., None]
 ) -> None:
     recorded()
     for _ in range(2):
@@ -389,7 +370,7 @@ def test_a_payment_that_is_recorded_as_dispatched_is_a_duplicate_though_its_clai
 
 
 def test_a_delivery_that_is_recorded_as_dispatched_is_no_duplicate_of_itself(
-    task: ModuleType, service: Any, callback: dict[str, Any], recorded: Callable[..., None]
+    task: Task, service: Service, callback: Json, recorded: Callable[..., None]
 ) -> None:
     recorded(deliveryId=callback["deliveryId"], dispatchedBy=callback["deliveryId"])
     assert task.handler(event(callback), context()) == dispatched(callback)
@@ -397,7 +378,7 @@ def test_a_delivery_that_is_recorded_as_dispatched_is_no_duplicate_of_itself(
 
 
 def test_a_duplicates_record_names_the_delivery_that_was_dispatched(
-    task: ModuleType, service: Any, callback: dict[str, Any], recorded: Callable[..., None]
+    task: Task, service: Service, callback: Json, recorded: Callable[..., None]
 ) -> None:
     recorded(deliveryId="another duplicate", dispatchedBy=EARLIER)
     assert task.handler(event(callback), context()) == {"dispatchedBy": EARLIER, "isDuplicate": True}
@@ -410,7 +391,7 @@ def test_a_duplicates_record_names_the_delivery_that_was_dispatched(
     ids=["another order", "another payment", "another channel", "not dispatched"],
 )
 def test_a_record_of_something_else_does_not_hold_a_payment_back(
-    task: ModuleType, service: Any, callback: dict[str, Any], recorded: Callable[..., None], other: dict[str, Any]
+    task: Task, service: Service, callback: Json, recorded: Callable[..., None], other: Json
 ) -> None:
     recorded(**other)
     assert task.handler(event(callback), context()) == dispatched(callback)
@@ -429,13 +410,13 @@ def test_a_record_of_something_else_does_not_hold_a_payment_back(
     ids=str,
 )
 def test_a_payment_that_is_recorded_for_another_amount_or_user_is_a_conflict_and_not_invoked(
-    task: ModuleType,
+    task: Task,
     tables: dict[str, str],
-    service: Any,
-    callback: dict[str, Any],
+    service: Service,
+    callback: Json,
     recorded: Callable[..., None],
-    earlier: dict[str, Any],
-    now: dict[str, Any],
+    earlier: Json,
+    now: Json,
 ) -> None:
     recorded(**earlier)
     with pytest.raises(PaymentConflict) as error:
@@ -450,12 +431,7 @@ def test_a_payment_that_is_recorded_for_another_amount_or_user_is_a_conflict_and
     ("earlier", "now"), [("2339", "2339.00"), ("1.5", "15e-1"), ("1E+2", "100"), ("100", "1E+2"), (None, None)], ids=str
 )
 def test_a_payment_that_is_recorded_with_the_amount_in_another_spelling_is_the_same(
-    task: ModuleType,
-    service: Any,
-    callback: dict[str, Any],
-    recorded: Callable[..., None],
-    earlier: str | None,
-    now: str | None,
+    task: Task, service: Service, callback: Json, recorded: Callable[..., None], earlier: str | None, now: str | None
 ) -> None:
     recorded(amount=earlier and Decimal(earlier))
     assert task.handler(event(callback, amount=now), context())["dispatchedBy"] == EARLIER
@@ -463,7 +439,7 @@ def test_a_payment_that_is_recorded_with_the_amount_in_another_spelling_is_the_s
 
 
 def test_the_latest_records_are_asked_once_however_many_the_order_has(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any]
+    load: Load, service: Service, callback: Json
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
     key = {"orderId": {"S": callback["orderId"]}, "deliveryId": {"S": "1"}}
@@ -486,9 +462,9 @@ def test_the_latest_records_are_asked_once_however_many_the_order_has(
     ],
 )
 def test_a_payment_whose_records_cannot_be_read_is_not_invoked_and_gives_its_claim_back(
-    load: Callable[..., ModuleType],
-    service: Any,
-    callback: dict[str, Any],
+    load: Load,
+    service: Service,
+    callback: Json,
     pauses: list[float],
     code: str,
     status: int,
@@ -510,7 +486,7 @@ def test_a_payment_whose_records_cannot_be_read_is_not_invoked_and_gives_its_cla
 
 
 @pytest.fixture
-def accepting(load: Callable[..., ModuleType], service: Any) -> ModuleType:
+def accepting(load: Load, service: Service) -> Task:
     """The task with a table that grants the claim and a Lambda that takes the event; what comes then is the test's."""
     service.first += [(200, b"{}", {}), (200, NOTHING_RECORDED, {}), (202, b"", {})]
     return load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
@@ -527,11 +503,11 @@ def accepting(load: Callable[..., ModuleType], service: Any) -> ModuleType:
     ],
 )
 def test_a_payment_that_lambda_has_taken_is_dispatched_even_where_that_cannot_be_noted(
-    accepting: ModuleType,
-    service: Any,
-    callback: dict[str, Any],
+    accepting: Task,
+    service: Service,
+    callback: Json,
     pauses: list[float],
-    log: Callable[[], list[dict[str, Any]]],
+    log: Log,
     code: str,
     status: int,
     attempts: int,
@@ -547,7 +523,7 @@ def test_a_payment_that_lambda_has_taken_is_dispatched_even_where_that_cannot_be
 
 
 def test_a_table_that_does_not_answer_any_more_once_lambda_has_the_payment_costs_neither_the_step_nor_its_time(
-    accepting: ModuleType, service: Any, callback: dict[str, Any], pauses: list[float], within: Any
+    accepting: Task, service: Service, callback: Json, pauses: list[float], within: Within
 ) -> None:
     accepting.claims.client.meta.events.register_first("before-send.dynamodb.UpdateItem", lambda **_: service.hangs())
     with within(2.5):
@@ -557,12 +533,7 @@ def test_a_table_that_does_not_answer_any_more_once_lambda_has_the_payment_costs
 
 
 def test_a_payment_whose_dispatch_could_not_be_noted_is_not_handed_on_again_by_its_claim_nor_by_its_record(
-    task: ModuleType,
-    tables: dict[str, str],
-    service: Any,
-    callback: dict[str, Any],
-    recorded: Callable[..., None],
-    log: Callable[[], list[dict[str, Any]]],
+    task: Task, tables: dict[str, str], service: Service, callback: Json, recorded: Callable[..., None], log: Log
 ) -> None:
     def refuse(**_: object) -> None:
         raise EndpointConnectionError(endpoint_url="https://dynamodb")
@@ -591,11 +562,11 @@ def test_a_payment_whose_dispatch_could_not_be_noted_is_not_handed_on_again_by_i
     ],
 )
 def test_a_payment_that_lambda_has_not_taken_fails_also_where_its_claim_cannot_be_given_back(
-    load: Callable[..., ModuleType],
-    service: Any,
-    callback: dict[str, Any],
+    load: Load,
+    service: Service,
+    callback: Json,
     pauses: list[float],
-    log: Callable[[], list[dict[str, Any]]],
+    log: Log,
     code: str,
     status: int,
     raised: type[Exception],
@@ -614,10 +585,10 @@ def test_a_payment_that_lambda_has_not_taken_fails_also_where_its_claim_cannot_b
 
 @pytest.mark.parametrize("days", [1, 35])
 def test_a_payment_is_remembered_for_as_many_days_as_configured(
-    load: Callable[..., ModuleType],
-    task: ModuleType,  # noqa: ARG001 - for its Lambda
+    load: Load,
+    task: Task,  # noqa: ARG001 - for its Lambda
     tables: dict[str, str],
-    callback: dict[str, Any],
+    callback: Json,
     days: int,
 ) -> None:
     earliest = int(time.time()) + days * DAY
@@ -628,13 +599,13 @@ def test_a_payment_is_remembered_for_as_many_days_as_configured(
     assert earliest <= int(claim["expiration"]["N"]) <= time.time() + days * DAY
 
 
-def test_the_item_expires_by_the_attribute_that_the_template_names(template: dict[str, Any], task: ModuleType) -> None:
+def test_the_item_expires_by_the_attribute_that_the_template_names(template: Json, task: Task) -> None:
     properties = template["Resources"]["PaymentIdempotencyTable"]["Properties"]
     assert properties["TimeToLiveSpecification"] == {"AttributeName": task.claims.expiry_attr, "Enabled": True}
 
 
 def test_a_payment_whose_days_are_over_is_dispatched_again_though_its_item_is_still_there(
-    task: ModuleType, tables: dict[str, str], service: Any, callback: dict[str, Any]
+    task: Task, tables: dict[str, str], service: Service, callback: Json
 ) -> None:
     task.handler(event(callback), context())
     (claim,) = claims(tables)
@@ -646,12 +617,9 @@ def test_a_payment_whose_days_are_over_is_dispatched_again_though_its_item_is_st
 
 
 def test_nothing_of_the_user_or_the_body_is_on_the_item(
-    task: ModuleType,
-    tables: dict[str, str],
-    callback: dict[str, Any],
-    before_invoke: Callable[[Callable[[], None]], None],
+    task: Task, tables: dict[str, str], callback: Json, before_invoke: Callable[[Callable[[], None]], None]
 ) -> None:
-    seen: list[dict[str, Any]] = []
+    seen: list[Json] = []
     before_invoke(lambda: seen.extend(claims(tables)))
     task.handler(event(callback), context())
     seen += claims(tables)
@@ -681,11 +649,7 @@ def test_nothing_of_the_user_or_the_body_is_on_the_item(
     ids=str,
 )
 def test_an_error_of_the_table_that_passes_is_tried_again_once_and_then_service_unavailable(
-    load: Callable[..., ModuleType],
-    service: Any,
-    callback: dict[str, Any],
-    pauses: list[float],
-    refusal: tuple[str, int],
+    load: Load, service: Service, callback: Json, pauses: list[float], refusal: tuple[str, int]
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
     service.refuses(*refusal)
@@ -696,7 +660,7 @@ def test_an_error_of_the_table_that_passes_is_tried_again_once_and_then_service_
 
 
 def test_a_single_throttle_of_the_table_is_not_noticed(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], pauses: list[float]
+    load: Load, service: Service, callback: Json, pauses: list[float]
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
     service.refuses_once("ThrottlingException", 400)
@@ -708,7 +672,7 @@ def test_a_single_throttle_of_the_table_is_not_noticed(
 
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
 def test_an_error_of_the_table_that_stays_is_named_and_nothing_is_invoked(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], code: str
+    load: Load, service: Service, callback: Json, code: str
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
     service.refuses(code, 400)
@@ -718,7 +682,7 @@ def test_an_error_of_the_table_that_stays_is_named_and_nothing_is_invoked(
 
 
 def test_a_table_that_does_not_answer_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], pauses: list[float], within: Any
+    load: Load, service: Service, callback: Json, pauses: list[float], within: Within
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
     service.hangs()
@@ -729,7 +693,7 @@ def test_a_table_that_does_not_answer_is_given_up_within_the_steps_time(
 
 
 def test_a_table_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, callback: dict[str, Any], pauses: list[float], within: Any
+    load: Load, deaf: str, callback: Json, pauses: list[float], within: Within
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=deaf)
     with within(1.8), pytest.raises(ServiceUnavailable):
@@ -738,7 +702,7 @@ def test_a_table_that_cannot_be_reached_is_given_up_within_the_steps_time(
 
 
 @pytest.mark.parametrize("variable", ["IDEMPOTENCY_TABLE", "IDEMPOTENCY_DAYS"])
-def test_a_function_without_its_settings_fails_at_its_start(load: Callable[..., ModuleType], variable: str) -> None:
+def test_a_function_without_its_settings_fails_at_its_start(load: Load, variable: str) -> None:
     with pytest.raises(ConfigurationError, match=variable):
         load("invoke_process_paid", **{variable: ""})
 
@@ -746,9 +710,7 @@ def test_a_function_without_its_settings_fails_at_its_start(load: Callable[..., 
 # The log
 
 
-def test_the_log_names_the_delivery_but_not_the_user(
-    task: ModuleType, callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
-) -> None:
+def test_the_log_names_the_delivery_but_not_the_user(task: Task, callback: Json, log: Log) -> None:
     task.handler(event(callback), context())
     (line,) = log()
     assert (
@@ -765,7 +727,7 @@ def test_the_log_names_the_delivery_but_not_the_user(
 
 
 def test_the_log_of_a_duplicate_says_so_and_names_the_first_delivery_but_not_the_user(
-    task: ModuleType, callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
+    task: Task, callback: Json, log: Log
 ) -> None:
     task.handler(event(callback), context())
     task.handler(event(callback, deliveryId=LATER), context())
@@ -783,18 +745,14 @@ def test_the_log_of_a_duplicate_says_so_and_names_the_first_delivery_but_not_the
     assert callback["userId"] not in json.dumps(line)
 
 
-def test_nothing_is_logged_as_invoked_that_was_not(
-    task: ModuleType, service: Any, callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
-) -> None:
+def test_nothing_is_logged_as_invoked_that_was_not(task: Task, service: Service, callback: Json, log: Log) -> None:
     service.refuses("AccessDeniedException", 403)
     with pytest.raises(ClientError):
         task.handler(event(callback), context())
     assert log() == []
 
 
-def test_a_conflict_is_not_logged_as_invoked(
-    task: ModuleType, callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
-) -> None:
+def test_a_conflict_is_not_logged_as_invoked(task: Task, callback: Json, log: Log) -> None:
     task.handler(event(callback), context())
     with pytest.raises(PaymentConflict):
         task.handler(event(callback, amount="7"), context())

@@ -1,10 +1,9 @@
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from types import ModuleType
 
 import pytest
 
 from callbacks.errors import ConfigurationError
+from tests.unit.kit import Load
 
 MOMENT = datetime(2026, 11, 22, 10, tzinfo=UTC)
 
@@ -30,14 +29,14 @@ MOMENT = datetime(2026, 11, 22, 10, tzinfo=UTC)
     ],
 )
 def test_the_pause_doubles_with_each_attempt_up_to_twelve_hours(
-    load: Callable[..., ModuleType], delay: str, attempts: int, minutes: int
+    load: Load, delay: str, attempts: int, minutes: int
 ) -> None:
     redrives = load("callbacks.redrives", REDRIVE_DELAY_MINUTES=delay)
     due = datetime.fromisoformat(redrives.due_after(attempts, MOMENT))
     assert due - MOMENT == timedelta(minutes=minutes)
 
 
-def test_the_time_of_an_attempt_is_written_as_all_our_times(load: Callable[..., ModuleType]) -> None:
+def test_the_time_of_an_attempt_is_written_as_all_our_times(load: Load) -> None:
     moment = MOMENT.astimezone(timezone(timedelta(hours=7)))
     assert load("callbacks.redrives").due_after(0, moment) == "2026-11-22T10:05:00.000Z"
 
@@ -47,13 +46,13 @@ def test_the_time_of_an_attempt_is_written_as_all_our_times(load: Callable[..., 
     [("8", 1, False), ("8", 7, False), ("8", 8, True), ("8", 9, True), ("1", 1, True), ("20", 19, False)],
 )
 def test_the_last_attempt_is_the_one_that_the_setting_names(
-    load: Callable[..., ModuleType], allowed: str, attempt: int, is_last: bool
+    load: Load, allowed: str, attempt: int, is_last: bool
 ) -> None:
     assert load("callbacks.redrives", REDRIVE_ATTEMPTS=allowed).is_last(attempt) is is_last
 
 
 @pytest.mark.parametrize("variable", ["REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])
-def test_without_its_settings_nothing_can_be_planned(load: Callable[..., ModuleType], variable: str) -> None:
+def test_without_its_settings_nothing_can_be_planned(load: Load, variable: str) -> None:
     with pytest.raises(ConfigurationError, match=variable):
         load("callbacks.redrives", **{variable: ""})
 
@@ -73,6 +72,6 @@ def test_without_its_settings_nothing_can_be_planned(load: Callable[..., ModuleT
     ],
 )
 def test_a_delivery_is_too_large_where_a_state_could_not_hold_it_twice(
-    load: Callable[..., ModuleType], body: str, is_too_large: bool
+    load: Load, body: str, is_too_large: bool
 ) -> None:
     assert load("callbacks.redrives").is_too_large({"body": body}) is is_too_large

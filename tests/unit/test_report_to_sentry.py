@@ -1,7 +1,5 @@
 import json
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import sentry_sdk
@@ -9,6 +7,7 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.utils import BadDsn
 
 from callbacks.errors import ConfigurationError, ServiceUnavailable
+from tests.unit.kit import Json, Load, Log, Service, Task, Within
 
 
 @pytest.fixture(autouse=True)
@@ -22,11 +21,11 @@ def dsn(url: str) -> str:
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType], service: Any) -> ModuleType:
+def task(load: Load, service: Service) -> Task:
     return load("report_to_sentry", SENTRY_DSN=dsn(service.url))
 
 
-def sent(service: Any) -> dict[str, Any]:
+def sent(service: Service) -> Json:
     """The event of the one envelope that was sent."""
     (request,) = service.requests
     event = Envelope.deserialize(request.body).get_event()
@@ -34,9 +33,7 @@ def sent(service: Any) -> dict[str, Any]:
     return event
 
 
-def test_a_failure_is_one_event_sent_before_the_function_returns(
-    task: ModuleType, service: Any, failure: dict[str, Any]
-) -> None:
+def test_a_failure_is_one_event_sent_before_the_function_returns(task: Task, service: Service, failure: Json) -> None:
     result = task.handler(failure, None)
     event = sent(service)
     assert result == {"reported": True, "eventId": event["event_id"]}
@@ -46,7 +43,7 @@ def test_a_failure_is_one_event_sent_before_the_function_returns(
     assert "sentry_key=public" in request.headers["X-Sentry-Auth"]
 
 
-def test_an_event_says_what_failed_and_where_to_look(task: ModuleType, service: Any, failure: dict[str, Any]) -> None:
+def test_an_event_says_what_failed_and_where_to_look(task: Task, service: Service, failure: Json) -> None:
     task.handler(failure, None)
     event = sent(service)
     assert event["level"] == "error"
@@ -63,7 +60,7 @@ def test_an_event_says_what_failed_and_where_to_look(task: ModuleType, service: 
 
 
 def test_failures_are_grouped_by_function_step_and_error_whatever_the_order(
-    task: ModuleType, service: Any, failure: dict[str, Any]
+    task: Task, service: Service, failure: Json
 ) -> None:
     task.handler(failure, None)
     failure["event"]["body"] = '{"orderId": "another"}'
@@ -75,16 +72,14 @@ def test_failures_are_grouped_by_function_step_and_error_whatever_the_order(
     assert events[0]["event_id"] != events[1]["event_id"]
 
 
-def test_ids_that_are_not_to_be_found_are_unknown(task: ModuleType, service: Any, failure: dict[str, Any]) -> None:
+def test_ids_that_are_not_to_be_found_are_unknown(task: Task, service: Service, failure: Json) -> None:
     failure["event"]["body"] = "nothing to be found"
     task.handler(failure, None)
     tags = sent(service)["tags"]
     assert (tags["orderId"], tags["chargeId"]) == ("unknown", "unknown")
 
 
-def test_nothing_of_the_user_the_body_or_the_headers_leaves(
-    task: ModuleType, service: Any, failure: dict[str, Any]
-) -> None:
+def test_nothing_of_the_user_the_body_or_the_headers_leaves(task: Task, service: Service, failure: Json) -> None:
     task.handler(failure, None)
     (request,) = service.requests
     assert b"482500007436" in request.body
@@ -103,7 +98,7 @@ def test_nothing_of_the_user_the_body_or_the_headers_leaves(
     ],
 )
 def test_a_sentry_that_does_not_take_the_event_is_asked_once(
-    task: ModuleType, service: Any, failure: dict[str, Any], status: int, error: str, within: Any
+    task: Task, service: Service, failure: Json, status: int, error: str, within: Within
 ) -> None:
     service.answers(status, **{"Retry-After": "60", "Location": f"{service.url}/elsewhere"})
     expected = {"SentryRefusal": task.SentryRefusal, "ServiceUnavailable": ServiceUnavailable}[error]
@@ -112,7 +107,7 @@ def test_a_sentry_that_does_not_take_the_event_is_asked_once(
     assert len(service.requests) == 1
 
 
-def test_a_refusal_does_not_silence_the_next_event(task: ModuleType, service: Any, failure: dict[str, Any]) -> None:
+def test_a_refusal_does_not_silence_the_next_event(task: Task, service: Service, failure: Json) -> None:
     # The SDK's own transport drops events while Retry-After lasts.
     service.answers(429, **{"Retry-After": "60", "X-Sentry-Rate-Limits": "60::organization"})
     with pytest.raises(ServiceUnavailable):
@@ -123,7 +118,7 @@ def test_a_refusal_does_not_silence_the_next_event(task: ModuleType, service: An
 
 
 def test_a_sentry_that_does_not_answer_is_given_up_within_the_steps_time(
-    task: ModuleType, service: Any, failure: dict[str, Any], within: Any
+    task: Task, service: Service, failure: Json, within: Within
 ) -> None:
     service.hangs()
     with within(2.5), pytest.raises(ServiceUnavailable, match=r"^Sentry cannot be reached: ReadTimeoutError$"):
@@ -132,24 +127,20 @@ def test_a_sentry_that_does_not_answer_is_given_up_within_the_steps_time(
 
 
 def test_a_sentry_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, failure: dict[str, Any], within: Any
+    load: Load, deaf: str, failure: Json, within: Within
 ) -> None:
     task = load("report_to_sentry", SENTRY_DSN=dsn(deaf))
     with within(2.5), pytest.raises(ServiceUnavailable, match=r"^Sentry cannot be reached: ConnectTimeoutError$"):
         task.handler(failure, None)
 
 
-def test_a_refused_connection_is_service_unavailable(
-    load: Callable[..., ModuleType], nobody: str, failure: dict[str, Any]
-) -> None:
+def test_a_refused_connection_is_service_unavailable(load: Load, nobody: str, failure: Json) -> None:
     task = load("report_to_sentry", SENTRY_DSN=dsn(nobody))
     with pytest.raises(ServiceUnavailable, match=r"^Sentry cannot be reached: NewConnectionError$"):
         task.handler(failure, None)
 
 
-def test_without_a_dsn_sentry_is_off_and_the_report_says_why(
-    load: Callable[..., ModuleType], failure: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
-) -> None:
+def test_without_a_dsn_sentry_is_off_and_the_report_says_why(load: Load, failure: Json, log: Log) -> None:
     task = load("report_to_sentry", SENTRY_DSN="")
     assert task.handler(failure, None) == {"reported": False, "reason": "SENTRY_DSN is not set"}
     assert not sentry_sdk.is_initialized()
@@ -161,11 +152,11 @@ def test_without_a_dsn_sentry_is_off_and_the_report_says_why(
 @pytest.mark.parametrize(
     "malformed", ["sentry", "https://sentry.example/1", "https://public@sentry.example", "ftp://a@b/1"]
 )
-def test_a_malformed_dsn_fails_at_the_start(load: Callable[..., ModuleType], malformed: str) -> None:
+def test_a_malformed_dsn_fails_at_the_start(load: Load, malformed: str) -> None:
     with pytest.raises(BadDsn):
         load("report_to_sentry", SENTRY_DSN=malformed)
 
 
-def test_an_event_without_an_environment_is_not_possible(load: Callable[..., ModuleType], service: Any) -> None:
+def test_an_event_without_an_environment_is_not_possible(load: Load, service: Service) -> None:
     with pytest.raises(ConfigurationError, match="ENVIRONMENT"):
         load("report_to_sentry", SENTRY_DSN=dsn(service.url), ENVIRONMENT="")

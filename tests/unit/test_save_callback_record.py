@@ -1,7 +1,5 @@
 import json
-from collections.abc import Callable
 from decimal import Decimal
-from types import ModuleType
 from typing import Any
 
 import boto3
@@ -9,6 +7,7 @@ import pytest
 from boto3.dynamodb.conditions import Key
 
 from tests.sources import table as table_of
+from tests.unit.kit import Json, Load, Log, Service, Task
 
 CHANNEL = "BankApp"
 TEMPLATE_TABLE = table_of("WalletCallbackRecordTable")
@@ -16,11 +15,11 @@ EXECUTION = "arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType]) -> ModuleType:
+def task(load: Load) -> Task:
     return load("save_callback_record")
 
 
-def event(table: str, callback: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def event(table: str, callback: Json, **changes: Any) -> Json:
     """What the state passes on."""
     return {
         "channel": CHANNEL,
@@ -41,14 +40,12 @@ def undispatched(table: str) -> list[str]:
     return [item["deliveryId"] for item in found["Items"]]
 
 
-def items(table: str) -> list[dict[str, Any]]:
+def items(table: str) -> list[Json]:
     """The items as DynamoDB holds them, types and all."""
     return boto3.client("dynamodb").scan(TableName=table)["Items"]
 
 
-def test_every_field_of_a_delivery_is_on_its_item(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
-) -> None:
+def test_every_field_of_a_delivery_is_on_its_item(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     assert task.handler(event(table, callback), None) == {"deliveryId": callback["deliveryId"], "isNew": True}
     assert items(table) == [
@@ -77,9 +74,7 @@ def test_every_field_of_a_delivery_is_on_its_item(
 @pytest.mark.parametrize(
     "amount", ["0", "1.50", "90071992547409.93", "1E+2", "12345678901234567890123456789012345678", "1E-130", "9.9E+125"]
 )
-def test_an_amount_is_stored_exactly(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any], amount: str
-) -> None:
+def test_an_amount_is_stored_exactly(task: Task, tables: dict[str, str], callback: Json, amount: str) -> None:
     table = tables["WalletCallbackRecordTable"]
     task.handler(event(table, callback, amount=amount), None)
     (item,) = items(table)
@@ -87,9 +82,7 @@ def test_an_amount_is_stored_exactly(
     assert Decimal(item["amount"]["N"]) == Decimal(amount)
 
 
-def test_what_a_callback_leaves_out_is_not_on_its_item(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
-) -> None:
+def test_what_a_callback_leaves_out_is_not_on_its_item(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     optional = ("amount", "message", "sourceIp", "signatureHeaders")
     task.handler(event(table, callback, **dict.fromkeys(optional)), None)
@@ -99,7 +92,7 @@ def test_what_a_callback_leaves_out_is_not_on_its_item(
 
 @pytest.mark.parametrize("note", ["off", "passed", "InvalidSignature: webhook-id: is missing", "ServiceUnavailable"])
 def test_what_came_of_the_signature_check_is_noted_on_the_item(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any], note: str
+    task: Task, tables: dict[str, str], callback: Json, note: str
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
     task.handler({**event(table, callback), "signature": note}, None)
@@ -108,7 +101,7 @@ def test_what_came_of_the_signature_check_is_noted_on_the_item(
 
 
 def test_a_declined_payment_and_its_empty_message_are_stored(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+    task: Task, tables: dict[str, str], callback: Json
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
     task.handler(event(table, callback, success=False, message=""), None)
@@ -117,7 +110,7 @@ def test_a_declined_payment_and_its_empty_message_are_stored(
 
 
 def test_a_paid_delivery_waits_for_its_dispatch_and_a_declined_one_for_nothing(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+    task: Task, tables: dict[str, str], callback: Json
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
     task.handler(event(table, callback, success=False, deliveryId="declined"), None)
@@ -127,7 +120,7 @@ def test_a_paid_delivery_waits_for_its_dispatch_and_a_declined_one_for_nothing(
 
 
 def test_a_retry_of_a_delivery_that_is_dispatched_does_not_make_it_wait_again(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+    task: Task, tables: dict[str, str], callback: Json
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
     task.handler(event(table, callback), None)
@@ -138,9 +131,7 @@ def test_a_retry_of_a_delivery_that_is_dispatched_does_not_make_it_wait_again(
     assert undispatched(table) == []
 
 
-def test_text_of_all_kinds_is_stored_as_it_is(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
-) -> None:
+def test_text_of_all_kinds_is_stored_as_it_is(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     text = 'O\'Brien "ชำระ" 🎉 \\ / \x00\r\n'
     task.handler(event(table, callback, message=text, extra=json.dumps({"a": text}), body=text), None)
@@ -148,9 +139,7 @@ def test_text_of_all_kinds_is_stored_as_it_is(
     assert (item["message"]["S"], json.loads(item["extra"]["S"])["a"], item["body"]["S"]) == (text, text, text)
 
 
-def test_a_retry_of_a_delivery_adds_no_item_and_says_so(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
-) -> None:
+def test_a_retry_of_a_delivery_adds_no_item_and_says_so(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     task.handler(event(table, callback), None)
     (first,) = items(table)
@@ -160,7 +149,7 @@ def test_a_retry_of_a_delivery_adds_no_item_and_says_so(
 
 
 def test_deliveries_of_one_order_are_read_by_one_query_in_order_of_arrival(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
+    task: Task, tables: dict[str, str], callback: Json
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
     arrivals = ["2026-11-22T10:00:00.010Z#a", "2026-11-22T10:00:00.009Z#b", "2026-11-23T09:00:00.000Z#0"]
@@ -172,9 +161,7 @@ def test_deliveries_of_one_order_are_read_by_one_query_in_order_of_arrival(
     assert [item["deliveryId"] for item in found] == sorted(arrivals)
 
 
-def test_each_channel_has_a_table_of_its_own(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any]
-) -> None:
+def test_each_channel_has_a_table_of_its_own(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     boto3.client("dynamodb").create_table(**TEMPLATE_TABLE | {"TableName": "another-channel"})
     task.handler(event(table, callback), None)
@@ -185,12 +172,7 @@ def test_each_channel_has_a_table_of_its_own(
 
 @pytest.mark.parametrize(("code", "status"), [("ThrottlingException", 400), ("InternalServerError", 500)])
 def test_a_single_refusal_of_dynamodb_is_not_noticed(
-    load: Callable[..., ModuleType],
-    service: Any,
-    callback: dict[str, Any],
-    pauses: list[float],
-    code: str,
-    status: int,
+    load: Load, service: Service, callback: Json, pauses: list[float], code: str, status: int
 ) -> None:
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
     service.refuses_once(code, status)
@@ -201,7 +183,7 @@ def test_a_single_refusal_of_dynamodb_is_not_noticed(
 
 
 def test_a_record_that_was_written_though_dynamodb_failed_is_found_by_the_second_attempt(
-    load: Callable[..., ModuleType], service: Any, callback: dict[str, Any], pauses: list[float]
+    load: Load, service: Service, callback: Json, pauses: list[float]
 ) -> None:
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
     service.refuses_once("InternalServerError", 500)
@@ -211,7 +193,7 @@ def test_a_record_that_was_written_though_dynamodb_failed_is_found_by_the_second
 
 
 def test_the_log_names_the_delivery_but_not_the_user(
-    task: ModuleType, tables: dict[str, str], callback: dict[str, Any], log: Callable[[], list[dict[str, Any]]]
+    task: Task, tables: dict[str, str], callback: Json, log: Log
 ) -> None:
     task.handler(event(tables["WalletCallbackRecordTable"], callback), None)
     (line,) = log()

@@ -5,6 +5,7 @@ import pytest
 
 from callbacks.errors import InvalidSelection
 from callbacks.selection import MAX_FAILURES, Selection
+from tests.unit.kit import Json
 
 AFTER = {"requestId": {"S": "8f7e6d5c"}}
 MEMBERS = "requestId, orderId, since, dryRun, limit, after"
@@ -30,7 +31,7 @@ MEMBERS = "requestId, orderId, since, dryRun, limit, after"
         ),
     ],
 )
-def test_a_selection_is_what_its_members_say(event: dict[str, Any], selection: Selection) -> None:
+def test_a_selection_is_what_its_members_say(event: Json, selection: Selection) -> None:
     assert Selection.from_event(event) == selection
 
 
@@ -48,7 +49,7 @@ def test_who_names_no_limit_gets_the_greatest() -> None:
         ({"since": "2026-11-22T10:00:00Z"}, True),
     ],
 )
-def test_a_person_has_asked_where_it_is_named_what_is_meant(event: dict[str, Any], is_manual: bool) -> None:
+def test_a_person_has_asked_where_it_is_named_what_is_meant(event: Json, is_manual: bool) -> None:
     assert Selection.from_event(event).is_manual is is_manual
 
 

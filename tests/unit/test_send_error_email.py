@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -10,6 +9,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ses import ses_backends
 
 from callbacks.errors import ServiceUnavailable
+from tests.unit.kit import Json, Load, Service, Within
 
 SENT = b"<SendEmailResponse><SendEmailResult><MessageId>m-1</MessageId></SendEmailResult></SendEmailResponse>"
 
@@ -32,10 +32,10 @@ def ses() -> Any:
 
 
 @pytest.fixture
-def mail(load: Callable[..., ModuleType], service: Any) -> Callable[..., dict[str, str]]:
+def mail(load: Load, service: Service) -> Callable[..., dict[str, str]]:
     """Run the task and return the request that SES got."""
 
-    def sent(failure: dict[str, Any], **variables: str) -> dict[str, str]:
+    def sent(failure: Json, **variables: str) -> dict[str, str]:
         service.answers(200, SENT)
         task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url, **variables)
         assert task.handler(failure, None) == {"reported": True, "messageId": "m-1"}
@@ -45,9 +45,7 @@ def mail(load: Callable[..., ModuleType], service: Any) -> Callable[..., dict[st
     return sent
 
 
-def test_a_failure_is_mailed_by_a_verified_sender(
-    load: Callable[..., ModuleType], ses: Any, failure: dict[str, Any]
-) -> None:
+def test_a_failure_is_mailed_by_a_verified_sender(load: Load, ses: Any, failure: Json) -> None:
     result = load("send_error_email").handler(failure, None)
     (message,) = ses.sent_messages
     assert result == {"reported": True, "messageId": message.id}
@@ -56,15 +54,13 @@ def test_a_failure_is_mailed_by_a_verified_sender(
     assert message.subject == "[test] BankApp callback failed: ServiceUnavailable"
 
 
-def test_a_mail_goes_to_all_recipients(load: Callable[..., ModuleType], ses: Any, failure: dict[str, Any]) -> None:
+def test_a_mail_goes_to_all_recipients(load: Load, ses: Any, failure: Json) -> None:
     load("send_error_email", EMAIL_TO="a@example.com,b@example.com,c@example.org").handler(failure, None)
     (message,) = ses.sent_messages
     assert message.destinations["ToAddresses"] == ["a@example.com", "b@example.com", "c@example.org"]
 
 
-def test_the_text_names_what_failed_and_where_to_look(
-    mail: Callable[..., dict[str, str]], failure: dict[str, Any]
-) -> None:
+def test_the_text_names_what_failed_and_where_to_look(mail: Callable[..., dict[str, str]], failure: Json) -> None:
     sent = mail(failure)
     assert sent["Message.Body.Text.Charset"] == sent["Message.Subject.Charset"] == "UTF-8"
     assert sent["Message.Body.Text.Data"] == (
@@ -81,7 +77,7 @@ def test_the_text_names_what_failed_and_where_to_look(
     )
 
 
-def test_the_html_says_the_same_escaped(mail: Callable[..., dict[str, str]], failure: dict[str, Any]) -> None:
+def test_the_html_says_the_same_escaped(mail: Callable[..., dict[str, str]], failure: Json) -> None:
     failure["event"]["body"] = """{"orderId": "<b>'1'&</b>", "paymentId": "ชำระ"}"""
     sent = mail(failure)
     html = sent["Message.Body.Html.Data"]
@@ -92,14 +88,14 @@ def test_the_html_says_the_same_escaped(mail: Callable[..., dict[str, str]], fai
     assert '<tr><th align="left">Charge</th><td>ชำระ</td></tr>' in html
 
 
-def test_the_subject_names_the_environment(mail: Callable[..., dict[str, str]], failure: dict[str, Any]) -> None:
+def test_the_subject_names_the_environment(mail: Callable[..., dict[str, str]], failure: Json) -> None:
     failure |= {"channel": "Card", "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": "{}"}}}
     sent = mail(failure, ENVIRONMENT="prod")
     assert sent["Message.Subject.Data"] == "[prod] Card callback failed: InvalidCallback"
     assert "Environment: prod\n" in sent["Message.Body.Text.Data"]
 
 
-def test_ids_that_are_not_to_be_found_are_unknown(mail: Callable[..., dict[str, str]], failure: dict[str, Any]) -> None:
+def test_ids_that_are_not_to_be_found_are_unknown(mail: Callable[..., dict[str, str]], failure: Json) -> None:
     failure["event"]["body"] = "nothing to be found"
     text = mail(failure)["Message.Body.Text.Data"]
     assert "Order:       unknown\n" in text
@@ -107,7 +103,7 @@ def test_ids_that_are_not_to_be_found_are_unknown(mail: Callable[..., dict[str, 
 
 
 def test_a_mail_holds_nothing_of_the_user_the_body_or_the_headers(
-    mail: Callable[..., dict[str, str]], failure: dict[str, Any]
+    mail: Callable[..., dict[str, str]], failure: Json
 ) -> None:
     sent = "\n".join(mail(failure).values())
     assert "482500007436" in sent
@@ -115,9 +111,7 @@ def test_a_mail_holds_nothing_of_the_user_the_body_or_the_headers(
         assert private not in sent
 
 
-def test_an_unverified_sender_is_an_error_that_stays(
-    load: Callable[..., ModuleType], ses: Any, failure: dict[str, Any]
-) -> None:
+def test_an_unverified_sender_is_an_error_that_stays(load: Load, ses: Any, failure: Json) -> None:
     task = load("send_error_email", EMAIL_FROM="stranger@example.net")
     with pytest.raises(ClientError, match="MessageRejected"):
         task.handler(failure, None)
@@ -128,7 +122,7 @@ def test_an_unverified_sender_is_an_error_that_stays(
     ("code", "status"), [("Throttling", 400), ("ServiceUnavailable", 503), ("InternalFailure", 500)]
 )
 def test_an_error_of_ses_that_passes_is_service_unavailable_and_left_to_the_state_to_retry(
-    load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], code: str, status: int
+    load: Load, service: Service, failure: Json, code: str, status: int
 ) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.answers(status, refusal(code))
@@ -138,9 +132,7 @@ def test_an_error_of_ses_that_passes_is_service_unavailable_and_left_to_the_stat
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "MessageRejected", "MailFromDomainNotVerifiedException"])
-def test_an_error_of_ses_that_stays_keeps_its_own_name(
-    load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], code: str
-) -> None:
+def test_an_error_of_ses_that_stays_keeps_its_own_name(load: Load, service: Service, failure: Json, code: str) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.answers(400, refusal(code))
     with pytest.raises(ClientError, match=code):
@@ -149,7 +141,7 @@ def test_an_error_of_ses_that_stays_keeps_its_own_name(
 
 
 def test_an_ses_that_does_not_answer_is_asked_once_and_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], service: Any, failure: dict[str, Any], within: Any
+    load: Load, service: Service, failure: Json, within: Within
 ) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.hangs()
@@ -159,7 +151,7 @@ def test_an_ses_that_does_not_answer_is_asked_once_and_given_up_within_the_steps
 
 
 def test_an_ses_that_cannot_be_reached_is_given_up_within_the_steps_time(
-    load: Callable[..., ModuleType], deaf: str, failure: dict[str, Any], within: Any
+    load: Load, deaf: str, failure: Json, within: Within
 ) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=deaf)
     with within(1.8), pytest.raises(ServiceUnavailable):
@@ -167,7 +159,7 @@ def test_an_ses_that_cannot_be_reached_is_given_up_within_the_steps_time(
 
 
 def test_the_guard_knows_the_kind_of_a_failure_and_nothing_of_the_order(
-    load: Callable[..., ModuleType], ses: Any, failure: dict[str, Any], guard: str
+    load: Load, ses: Any, failure: Json, guard: str
 ) -> None:
     task = load("send_error_email")
     assert task.handler(failure, None)["messageId"]

@@ -1,30 +1,27 @@
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from types import ModuleType
 from typing import Any
 
 import pytest
 from pynamodb.exceptions import DoesNotExist
 
 from callbacks import times
-
-Failed = Callable[..., dict[str, Any]]
+from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Table, Task
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+def task(load: Load, tables: dict[str, str]) -> Task:
     return load("settle_failure", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
 
 
 @pytest.fixture
-def claimed(failed: Failed) -> Failed:
+def claimed(failed: Put) -> Put:
     """Put a failure into the error log that is being run again for the first time."""
     lease = times.iso(times.now() + timedelta(minutes=5))
     return lambda **changes: failed(**{"status": "redriven", "attempts": 1, "nextAttemptAt": lease, **changes})
 
 
-def answered(status: int, **body: Any) -> dict[str, Any]:
+def answered(status: int, **body: Any) -> Json:
     """What RunCallback has of an execution that came to its end."""
     output = {"statusCode": status, "body": json.dumps(body), "isDone": status == 200}
     return {"Status": "SUCCEEDED", "Output": json.dumps(output)}
@@ -35,12 +32,12 @@ FAILED = answered(500, success=False, error="Internal error, request id 8f7e6d5c
 TIMED_OUT = {"Status": "TIMED_OUT", "Output": None}
 
 
-def event(run: dict[str, Any], attempt: int = 1) -> dict[str, Any]:
+def event(run: Json, attempt: int = 1) -> Json:
     """What the state passes on."""
     return {"requestId": "8f7e6d5c", "attempt": attempt, "run": run}
 
 
-def only(error_log: Any) -> dict[str, Any]:
+def only(error_log: Table) -> Json:
     (item,) = error_log.scan()["Items"]
     return item
 
@@ -49,7 +46,7 @@ def only(error_log: Any) -> dict[str, Any]:
 
 
 def test_a_delivery_that_was_processed_is_resolved_and_not_run_again(
-    task: ModuleType, error_log: Any, claimed: Failed
+    task: Task, error_log: Table, claimed: Put
 ) -> None:
     before = claimed()
     assert task.handler(event(DONE), None) == {
@@ -80,7 +77,7 @@ def test_a_delivery_that_was_processed_is_resolved_and_not_run_again(
     ],
 )
 def test_a_delivery_that_fails_again_stays_open_with_what_it_was_answered(
-    task: ModuleType, error_log: Any, claimed: Failed, run: dict[str, Any], result: str
+    task: Task, error_log: Table, claimed: Put, run: Json, result: str
 ) -> None:
     claimed()
     outcome = task.handler(event(run), None)
@@ -91,7 +88,7 @@ def test_a_delivery_that_fails_again_stays_open_with_what_it_was_answered(
 
 @pytest.mark.parametrize(("attempt", "minutes"), [(1, 10), (2, 20), (7, 640)])
 def test_a_delivery_that_fails_again_is_due_after_twice_the_last_pause(
-    task: ModuleType, error_log: Any, claimed: Failed, attempt: int, minutes: int
+    task: Task, error_log: Table, claimed: Put, attempt: int, minutes: int
 ) -> None:
     claimed(attempts=attempt)
     pause = timedelta(minutes=minutes)
@@ -104,7 +101,7 @@ def test_a_delivery_that_fails_again_is_due_after_twice_the_last_pause(
 @pytest.mark.parametrize("run", [FAILED, TIMED_OUT], ids=["failed", "timed out"])
 @pytest.mark.parametrize("attempt", [8, 9])
 def test_a_delivery_whose_last_attempt_fails_is_given_up(
-    task: ModuleType, error_log: Any, claimed: Failed, attempt: int, run: dict[str, Any]
+    task: Task, error_log: Table, claimed: Put, attempt: int, run: Json
 ) -> None:
     claimed(status="given up", attempts=attempt, nextAttemptAt=None)
     assert task.handler(event(run, attempt), None)["status"] == "given up"
@@ -113,31 +110,27 @@ def test_a_delivery_whose_last_attempt_fails_is_given_up(
     assert "nextAttemptAt" not in item
 
 
-def test_what_cannot_be_run_again_is_given_up_at_whatever_attempt(
-    task: ModuleType, error_log: Any, claimed: Failed
-) -> None:
+def test_what_cannot_be_run_again_is_given_up_at_whatever_attempt(task: Task, error_log: Table, claimed: Put) -> None:
     claimed()
     outcome = task.handler(event({"reason": "The delivery is too large to redrive"}), None)
     assert (outcome["status"], outcome["lastResult"]) == ("given up", "The delivery is too large to redrive")
     assert "nextAttemptAt" not in only(error_log)
 
 
-def test_a_delivery_whose_last_attempt_succeeds_is_resolved(task: ModuleType, error_log: Any, claimed: Failed) -> None:
+def test_a_delivery_whose_last_attempt_succeeds_is_resolved(task: Task, error_log: Table, claimed: Put) -> None:
     claimed(status="given up", attempts=8, nextAttemptAt=None)
     assert task.handler(event(DONE, 8), None)["status"] == "resolved"
     assert only(error_log)["status"] == "resolved"
 
 
-def test_a_payment_whose_dispatch_is_not_on_its_record_is_not_done(
-    task: ModuleType, error_log: Any, claimed: Failed
-) -> None:
+def test_a_payment_whose_dispatch_is_not_on_its_record_is_not_done(task: Task, error_log: Table, claimed: Put) -> None:
     claimed()
     output = json.loads(DONE["Output"]) | {"isDone": False}
     assert task.handler(event({**DONE, "Output": json.dumps(output)}), None)["status"] == "open"
     assert "nextAttemptAt" in only(error_log)
 
 
-def test_an_execution_that_was_cut_off_refuses_nothing(task: ModuleType, error_log: Any, claimed: Failed) -> None:
+def test_an_execution_that_was_cut_off_refuses_nothing(task: Task, error_log: Table, claimed: Put) -> None:
     claimed(error="InvalidCallback")
     assert task.handler(event(TIMED_OUT), None)["lastResult"] == "TIMED_OUT"
     assert "nextAttemptAt" in only(error_log)
@@ -146,7 +139,7 @@ def test_an_execution_that_was_cut_off_refuses_nothing(task: ModuleType, error_l
 @pytest.mark.parametrize("attempt", [1, 8])
 @pytest.mark.parametrize("error", ["InvalidCallback", "PaymentConflict"])
 def test_a_delivery_that_is_refused_waits_for_a_person(
-    task: ModuleType, error_log: Any, claimed: Failed, error: str, attempt: int
+    task: Task, error_log: Table, claimed: Put, error: str, attempt: int
 ) -> None:
     claimed(error=error, attempts=attempt)
     assert task.handler(event(FAILED, attempt), None)["status"] == "open"
@@ -156,7 +149,7 @@ def test_a_delivery_that_is_refused_waits_for_a_person(
 
 
 def test_a_delivery_that_was_refused_once_and_is_taken_now_is_resolved(
-    task: ModuleType, error_log: Any, claimed: Failed
+    task: Task, error_log: Table, claimed: Put
 ) -> None:
     claimed(error="InvalidCallback")
     assert task.handler(event(DONE), None)["status"] == "resolved"
@@ -164,7 +157,7 @@ def test_a_delivery_that_was_refused_once_and_is_taken_now_is_resolved(
 
 
 def test_what_the_execution_has_reported_of_itself_is_what_decides(
-    load: Callable[..., ModuleType], task: ModuleType, error_log: Any, claimed: Failed, failure: dict[str, Any]
+    load: Load, task: Task, error_log: Table, claimed: Put, failure: Json
 ) -> None:
     claimed()
     failure["failure"] = {"InvokeProcessPaid": {"Error": "PaymentConflict", "Cause": ""}}
@@ -177,7 +170,7 @@ def test_what_the_execution_has_reported_of_itself_is_what_decides(
 @pytest.mark.parametrize("run", [DONE, TIMED_OUT], ids=["done", "timed out"])
 @pytest.mark.parametrize("attempt", [1, 8])
 def test_a_result_that_is_noted_a_second_time_says_the_same(
-    task: ModuleType, error_log: Any, claimed: Failed, run: dict[str, Any], attempt: int
+    task: Task, error_log: Table, claimed: Put, run: Json, attempt: int
 ) -> None:
     claimed(attempts=attempt)
     first = task.handler(event(run, attempt), None)
@@ -194,7 +187,7 @@ def test_a_result_that_is_noted_a_second_time_says_the_same(
 @pytest.mark.parametrize("run", [DONE, FAILED], ids=["done", "failed"])
 @pytest.mark.parametrize("status", ["redriven", "resolved", "given up"])
 def test_a_result_that_comes_after_a_later_run_has_taken_over_changes_nothing(
-    task: ModuleType, error_log: Any, claimed: Failed, status: str, run: dict[str, Any]
+    task: Task, error_log: Table, claimed: Put, status: str, run: Json
 ) -> None:
     before = claimed(status=status, attempts=2, lastResult="200 done")
     assert task.handler(event(run), None) == {
@@ -208,10 +201,10 @@ def test_a_result_that_comes_after_a_later_run_has_taken_over_changes_nothing(
 
 
 def test_a_run_that_takes_over_at_the_very_moment_keeps_what_it_wrote(
-    task: ModuleType, error_log: Any, claimed: Failed, before_call: Callable[..., None]
+    task: Task, error_log: Table, claimed: Put, before_call: BeforeCall
 ) -> None:
     claimed()
-    later: dict[str, Any] = {}
+    later: Json = {}
     before_call(task.ErrorLog, "UpdateItem", lambda: later.update(claimed(attempts=2)))
     assert task.handler(event(DONE), None)["requestId"] == "8f7e6d5c"
     assert only(error_log) == later
@@ -221,7 +214,7 @@ def test_a_run_that_takes_over_at_the_very_moment_keeps_what_it_wrote(
 
 
 def test_the_log_says_what_came_of_the_delivery_and_nothing_of_what_is_in_it(
-    task: ModuleType, claimed: Failed, log: Callable[[], list[dict[str, Any]]]
+    task: Task, claimed: Put, log: Log
 ) -> None:
     claimed(event=json.dumps({"body": '{"userId": "somebody"}'}))
     task.handler(event(DONE), None)
@@ -236,12 +229,12 @@ def test_the_log_says_what_came_of_the_delivery_and_nothing_of_what_is_in_it(
     assert "somebody" not in json.dumps(line)
 
 
-def test_a_delivery_of_no_order_is_settled_too(task: ModuleType, claimed: Failed) -> None:
+def test_a_delivery_of_no_order_is_settled_too(task: Task, claimed: Put) -> None:
     claimed(orderId=None)
     assert task.handler(event(DONE), None)["orderId"] is None
 
 
-def test_a_failure_that_is_not_there_is_an_error(task: ModuleType, error_log: Any) -> None:
+def test_a_failure_that_is_not_there_is_an_error(task: Task, error_log: Table) -> None:
     with pytest.raises(DoesNotExist):
         task.handler(event(DONE), None)
     assert error_log.scan()["Items"] == []

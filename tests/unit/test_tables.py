@@ -13,6 +13,7 @@ from pynamodb.indexes import GlobalSecondaryIndex
 from pynamodb.models import Model
 
 from callbacks.tables import Alert, CallbackError, CallbackRecord, DecimalAttribute, bind, try_write
+from tests.unit.kit import Json
 
 MODELS: list[tuple[type[Model], str, set[str]]] = [
     (CallbackRecord, "WalletCallbackRecordTable", {"undispatchedSince"}),
@@ -22,9 +23,7 @@ MODELS: list[tuple[type[Model], str, set[str]]] = [
 
 
 @pytest.mark.parametrize(("model", "logical_id", "sparse"), MODELS)
-def test_the_keys_are_the_templates(
-    template: dict[str, Any], model: type[Model], logical_id: str, sparse: set[str]
-) -> None:
+def test_the_keys_are_the_templates(template: Json, model: type[Model], logical_id: str, sparse: set[str]) -> None:
     properties = template["Resources"][logical_id]["Properties"]
     types = {
         definition["AttributeName"]: definition["AttributeType"] for definition in properties["AttributeDefinitions"]
@@ -48,7 +47,7 @@ def test_the_keys_are_the_templates(
 
 
 @pytest.mark.parametrize(("model", "logical_id"), [entry[:2] for entry in MODELS])
-def test_the_indexes_are_the_templates(template: dict[str, Any], model: type[Model], logical_id: str) -> None:
+def test_the_indexes_are_the_templates(template: Json, model: type[Model], logical_id: str) -> None:
     own = {
         name: {
             "HASH" if attribute.is_hash_key else "RANGE": key

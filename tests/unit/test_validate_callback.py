@@ -1,17 +1,16 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from callbacks.errors import InvalidCallback
+from tests.unit.kit import Json, Load, Task
 
 EVENTS = Path(__file__).parents[2] / "events"
 
 
-def event(name: str, **delivery: Any) -> dict[str, Any]:
+def event(name: str, **delivery: Any) -> Json:
     """What the state passes on for a file of events/."""
     body = json.loads((EVENTS / f"{name}.json").read_text())["body"]
     return {
@@ -29,11 +28,11 @@ def event(name: str, **delivery: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType]) -> ModuleType:
+def task(load: Load) -> Task:
     return load("validate_callback")
 
 
-def test_a_callback_is_returned_with_all_that_the_workflow_needs(task: ModuleType, callback: dict[str, Any]) -> None:
+def test_a_callback_is_returned_with_all_that_the_workflow_needs(task: Task, callback: Json) -> None:
     headers = {"user-agent": "BankGateway/2.1", **json.loads(callback["signatureHeaders"])}
     assert task.handler(event("paid", headers=headers), None) == {
         **callback,
@@ -42,12 +41,12 @@ def test_a_callback_is_returned_with_all_that_the_workflow_needs(task: ModuleTyp
     }
 
 
-def test_a_declined_payment_is_a_valid_callback(task: ModuleType) -> None:
+def test_a_declined_payment_is_a_valid_callback(task: Task) -> None:
     result = task.handler(event("declined"), None)
     assert (result["success"], result["message"]) == (False, "Insufficient funds")
 
 
-def test_what_is_missing_is_there_as_null(task: ModuleType) -> None:
+def test_what_is_missing_is_there_as_null(task: Task) -> None:
     result = task.handler(event("only-required-fields"), None)
     assert (result["amount"], result["message"], result["extra"]) == (None, None, "{}")
 
@@ -55,16 +54,16 @@ def test_what_is_missing_is_there_as_null(task: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("name", "amount"), [("exact-amount", "90071992547409.93"), ("unknown-fields", "1.50"), ("paid", "2339.0")]
 )
-def test_an_amount_is_text_so_that_it_stays_exact(task: ModuleType, name: str, amount: str) -> None:
+def test_an_amount_is_text_so_that_it_stays_exact(task: Task, name: str, amount: str) -> None:
     assert task.handler(event(name), None)["amount"] == amount
 
 
-def test_unknown_fields_travel_as_text(task: ModuleType) -> None:
+def test_unknown_fields_travel_as_text(task: Task) -> None:
     extra = task.handler(event("unknown-fields"), None)["extra"]
     assert json.loads(extra) == {"currency": "THB", "fee": "0.10", "bank": {"code": "004", "branches": [1, 2]}}
 
 
-def test_the_body_is_returned_as_it_was_received(task: ModuleType) -> None:
+def test_the_body_is_returned_as_it_was_received(task: Task) -> None:
     received = event("text-of-all-kinds")
     result = task.handler(received, None)
     assert result["body"] == received["delivery"]["body"]
@@ -74,7 +73,7 @@ def test_the_body_is_returned_as_it_was_received(task: ModuleType) -> None:
 @pytest.mark.parametrize(
     "name", ["paid", "declined", "exact-amount", "only-required-fields", "text-of-all-kinds", "unknown-fields"]
 )
-def test_what_is_returned_is_json_that_step_functions_can_pass_on(task: ModuleType, name: str) -> None:
+def test_what_is_returned_is_json_that_step_functions_can_pass_on(task: Task, name: str) -> None:
     result = task.handler(event(name), None)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
@@ -89,7 +88,7 @@ def test_what_is_returned_is_json_that_step_functions_can_pass_on(task: ModuleTy
     ],
 )
 def test_an_invalid_callback_is_refused_under_the_name_that_the_workflow_knows(
-    task: ModuleType, name: str, message: str
+    task: Task, name: str, message: str
 ) -> None:
     with pytest.raises(InvalidCallback) as error:
         task.handler(event(name), None)
@@ -97,7 +96,7 @@ def test_an_invalid_callback_is_refused_under_the_name_that_the_workflow_knows(
 
 
 @pytest.mark.parametrize("unusable", [None, "", "x" * 129])
-def test_a_delivery_without_a_usable_identity_takes_the_executions(task: ModuleType, unusable: str | None) -> None:
+def test_a_delivery_without_a_usable_identity_takes_the_executions(task: Task, unusable: str | None) -> None:
     result = task.handler(event("paid", requestId=unusable, receivedAt=unusable, sourceIp=None), None)
     assert result["requestId"] == "execution-name"
     assert result["receivedAt"] == "2026-11-22T11:00:00.456Z"
@@ -105,7 +104,7 @@ def test_a_delivery_without_a_usable_identity_takes_the_executions(task: ModuleT
     assert result["sourceIp"] is None
 
 
-def test_a_body_alone_is_a_delivery(task: ModuleType) -> None:
+def test_a_body_alone_is_a_delivery(task: Task) -> None:
     received = event("paid")
     received["delivery"] = {"body": received["delivery"]["body"]}
     result = task.handler(received, None)
@@ -114,11 +113,11 @@ def test_a_body_alone_is_a_delivery(task: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("delivery", [None, 7, "{}", []], ids=str)
-def test_an_input_that_is_no_delivery_is_refused(task: ModuleType, delivery: Any) -> None:
+def test_an_input_that_is_no_delivery_is_refused(task: Task, delivery: Any) -> None:
     with pytest.raises(InvalidCallback, match=r"^input: must be an object with the request's body as `body`$"):
         task.handler({**event("paid"), "delivery": delivery}, None)
 
 
-def test_an_input_without_a_body_is_refused(task: ModuleType) -> None:
+def test_an_input_without_a_body_is_refused(task: Task) -> None:
     with pytest.raises(InvalidCallback, match=r"^body: must be the request's body as a string, not null$"):
         task.handler({**event("paid"), "delivery": {}}, None)

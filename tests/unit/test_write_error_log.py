@@ -1,29 +1,26 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import boto3
 import pytest
 from boto3.dynamodb.conditions import Key
 
+from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Table, Task
+
 EVENTS = Path(__file__).parents[2] / "events"
 
 
 @pytest.fixture
-def task(load: Callable[..., ModuleType], tables: dict[str, str]) -> ModuleType:
+def task(load: Load, tables: dict[str, str]) -> Task:
     return load("write_error_log", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
 
 
 @pytest.fixture
-def items(tables: dict[str, str]) -> Callable[[], list[dict[str, Any]]]:
+def items(tables: dict[str, str]) -> Log:
     return lambda: boto3.client("dynamodb").scan(TableName=tables["CallbackErrorLogTable"])["Items"]
 
 
-def test_all_that_is_known_of_a_failure_is_on_its_item(
-    task: ModuleType, items: Callable[[], list[dict[str, Any]]], failure: dict[str, Any]
-) -> None:
+def test_all_that_is_known_of_a_failure_is_on_its_item(task: Task, items: Log, failure: Json) -> None:
     assert task.handler(failure, None) == {"reported": True}
     (item,) = items()
     assert json.loads(item.pop("event")["S"]) == failure["event"]
@@ -45,9 +42,7 @@ def test_all_that_is_known_of_a_failure_is_on_its_item(
     }
 
 
-def test_a_second_attempt_leaves_one_item(
-    task: ModuleType, items: Callable[[], list[dict[str, Any]]], failure: dict[str, Any]
-) -> None:
+def test_a_second_attempt_leaves_one_item(task: Task, items: Log, failure: Json) -> None:
     task.handler(failure, None)
     first = items()
     assert task.handler(failure, None) == {"reported": True}
@@ -55,7 +50,7 @@ def test_a_second_attempt_leaves_one_item(
 
 
 def test_the_failures_of_a_function_are_read_by_one_query_in_order_of_time(
-    task: ModuleType, tables: dict[str, str], failure: dict[str, Any]
+    task: Task, tables: dict[str, str], failure: Json
 ) -> None:
     times = ["2026-11-22T10:00:01.010Z", "2026-11-22T10:00:01.009Z", "2026-11-23T00:00:00.000Z"]
     for number, time in enumerate(times):
@@ -66,9 +61,7 @@ def test_the_failures_of_a_function_are_read_by_one_query_in_order_of_time(
     assert [item["occurredAt"] for item in found["Items"]] == sorted(times)
 
 
-def test_the_body_of_every_event_can_be_played_again_from_its_item(
-    task: ModuleType, items: Callable[[], list[dict[str, Any]]], failure: dict[str, Any]
-) -> None:
+def test_the_body_of_every_event_can_be_played_again_from_its_item(task: Task, items: Log, failure: Json) -> None:
     bodies = {file.stem: json.loads(file.read_text())["body"] for file in EVENTS.glob("*.json")}
     assert bodies
     for name, body in bodies.items():
@@ -77,18 +70,14 @@ def test_the_body_of_every_event_can_be_played_again_from_its_item(
 
 
 @pytest.mark.parametrize("body", ["half a pair: \ud83c", "ชำระเงินสำเร็จ 🎉", "\x00\x7f\u2028'\"\\/", "ก" * 32_769])
-def test_text_of_all_kinds_is_kept(
-    task: ModuleType, items: Callable[[], list[dict[str, Any]]], failure: dict[str, Any], body: str
-) -> None:
+def test_text_of_all_kinds_is_kept(task: Task, items: Log, failure: Json, body: str) -> None:
     failure["event"]["body"] = body
     task.handler(failure, None)
     (item,) = items()
     assert json.loads(item["event"]["S"])["body"] == body
 
 
-def test_ids_are_found_in_a_malformed_body(
-    task: ModuleType, items: Callable[[], list[dict[str, Any]]], failure: dict[str, Any]
-) -> None:
+def test_ids_are_found_in_a_malformed_body(task: Task, items: Log, failure: Json) -> None:
     failure["event"]["body"] = json.loads((EVENTS / "malformed.json").read_text())["body"]
     task.handler(failure, None)
     (item,) = items()
@@ -97,7 +86,7 @@ def test_ids_are_found_in_a_malformed_body(
 
 @pytest.mark.parametrize("delivery", [{"body": ""}, {"body": "{}"}, {"body": None}, {}])
 def test_ids_that_are_not_to_be_found_are_not_on_the_item(
-    task: ModuleType, items: Callable[[], list[dict[str, Any]]], failure: dict[str, Any], delivery: dict[str, Any]
+    task: Task, items: Log, failure: Json, delivery: Json
 ) -> None:
     task.handler({**failure, "event": delivery}, None)
     (item,) = items()
@@ -112,7 +101,7 @@ def test_ids_that_are_not_to_be_found_are_not_on_the_item(
     ("delay", "due"), [("5", "10:05:01"), ("1", "10:01:01"), ("720", "22:00:01"), ("0", "10:00:01")]
 )
 def test_a_first_failure_opens_the_item_and_is_due_after_the_first_pause(
-    load: Callable[..., ModuleType], error_log: Any, failure: dict[str, Any], delay: str, due: str
+    load: Load, error_log: Table, failure: Json, delay: str, due: str
 ) -> None:
     load("write_error_log", REDRIVE_DELAY_MINUTES=delay).handler(failure, None)
     (item,) = error_log.scan()["Items"]
@@ -121,7 +110,7 @@ def test_a_first_failure_opens_the_item_and_is_due_after_the_first_pause(
 
 @pytest.mark.parametrize("error", ["InvalidCallback", "PaymentConflict"])
 def test_a_refusal_opens_the_item_but_waits_for_a_person(
-    task: ModuleType, error_log: Any, failure: dict[str, Any], error: str
+    task: Task, error_log: Table, failure: Json, error: str
 ) -> None:
     failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": ""}}
     task.handler(failure, None)
@@ -146,12 +135,7 @@ FACTS = {"executionArn", "step", "error", "cause", "event"}
     ids=str,
 )
 def test_a_later_failure_changes_what_failed_and_nothing_of_what_is_planned(
-    task: ModuleType,
-    error_log: Any,
-    failed: Callable[..., dict[str, Any]],
-    failure: dict[str, Any],
-    planned: dict[str, Any],
-    error: str,
+    task: Task, error_log: Table, failed: Put, failure: Json, planned: Json, error: str
 ) -> None:
     before = failed(**planned)
     failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": "again"}}
@@ -169,7 +153,7 @@ def test_a_later_failure_changes_what_failed_and_nothing_of_what_is_planned(
 
 
 def test_ids_that_a_later_failure_does_not_tell_are_kept(
-    task: ModuleType, error_log: Any, failed: Callable[..., dict[str, Any]], failure: dict[str, Any]
+    task: Task, error_log: Table, failed: Put, failure: Json
 ) -> None:
     failed()
     failure["event"]["body"] = None
@@ -182,12 +166,7 @@ def test_ids_that_a_later_failure_does_not_tell_are_kept(
     ("error", "due"), [("ServiceUnavailable", "2026-11-22T10:05:01.000Z"), ("PaymentConflict", None)]
 )
 def test_a_delivery_that_was_resolved_and_fails_again_is_opened_again(
-    task: ModuleType,
-    error_log: Any,
-    failed: Callable[..., dict[str, Any]],
-    failure: dict[str, Any],
-    error: str,
-    due: str | None,
+    task: Task, error_log: Table, failed: Put, failure: Json, error: str, due: str | None
 ) -> None:
     first = failed(status="resolved", attempts=2, nextAttemptAt=None)
     failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
@@ -199,11 +178,7 @@ def test_a_delivery_that_was_resolved_and_fails_again_is_opened_again(
 
 
 def test_a_claim_between_two_attempts_to_write_the_failure_stays(
-    task: ModuleType,
-    error_log: Any,
-    failed: Callable[..., dict[str, Any]],
-    failure: dict[str, Any],
-    before_call: Callable[..., None],
+    task: Task, error_log: Table, failed: Put, failure: Json, before_call: BeforeCall
 ) -> None:
     failed(status="resolved")
     before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="redriven", attempts=3))
@@ -213,18 +188,14 @@ def test_a_claim_between_two_attempts_to_write_the_failure_stays(
     assert item["executionArn"] == failure["executionArn"]
 
 
-def test_the_failures_of_an_order_are_read_by_one_query(
-    task: ModuleType, error_log: Any, failure: dict[str, Any]
-) -> None:
+def test_the_failures_of_an_order_are_read_by_one_query(task: Task, error_log: Table, failure: Json) -> None:
     task.handler(failure, None)
     task.handler({**failure, "event": {"requestId": "of no order"}}, None)
     found = error_log.query(IndexName="byOrder", KeyConditionExpression=Key("orderId").eq("482500007436"))
     assert [item["requestId"] for item in found["Items"]] == ["8f7e6d5c"]
 
 
-def test_an_error_without_a_cause_is_kept(
-    task: ModuleType, items: Callable[[], list[dict[str, Any]]], failure: dict[str, Any]
-) -> None:
+def test_an_error_without_a_cause_is_kept(task: Task, items: Log, failure: Json) -> None:
     failure["failure"] = {"ValidateCallback": {"Error": "States.Timeout"}}
     task.handler(failure, None)
     (item,) = items()
