@@ -14,9 +14,9 @@ from callbacks.errors import (
     PaymentNotConfirmed,
     ServiceUnavailable,
 )
+from tests.unit.kit import Log
 
 type Handler = Callable[[dict[str, Any], object], str]
-type Log = Callable[[], list[dict[str, Any]]]
 
 IDS = {"orderId": "482500007436", "paymentId": "pay_bankapp_123", "requestId": "8f7e6d5c"}
 CALLBACK = {"callback": {**IDS, "userId": "b5f392f7"}}
