@@ -1,6 +1,7 @@
-"""The OpenAPI document says what the API and the rules of a callback say."""
+"""The OpenAPI document agrees with the deployed API and with the rules for callbacks."""
 
 import json
+import re
 from typing import Any
 
 import jsonschema_rs
@@ -21,8 +22,10 @@ DOCUMENT: dict[str, Any] = SCHEMA.raw_schema
 API: dict[str, Any] = RESOURCES["CallbackApi"]["Properties"]["DefinitionBody"]
 OPERATION: dict[str, Any] = DOCUMENT["paths"]["/bankapp/callback"]["post"]
 DEPLOYED: dict[str, Any] = API["paths"]["/bankapp/callback"]["post"]
+TEMPLATES: dict[str, Any] = DEPLOYED["x-amazon-apigateway-integration"]["requestTemplates"]
 CALLBACK: dict[str, Any] = DOCUMENT["components"]["schemas"]["Callback"]
 CALLBACKS = OPERATION["requestBody"]["content"]["application/json"]["examples"]
+FAILURES: dict[str, Any] = OPERATION["responses"]["500"]["content"]["application/json"]["examples"]
 ANSWERS = [
     (status, name)
     for status, response in OPERATION["responses"].items()
@@ -34,7 +37,7 @@ def is_valid(schema: dict[str, Any], value: Any) -> bool:
     return bool(jsonschema_rs.is_valid(schema | {"components": DOCUMENT["components"]}, value))
 
 
-def is_taken(body: str) -> bool:
+def is_accepted(body: str) -> bool:
     try:
         model.parse(body)
     except InvalidCallback:
@@ -42,34 +45,36 @@ def is_taken(body: str) -> bool:
     return True
 
 
-def test_it_is_an_openapi_document() -> None:
+def test_the_document_is_valid_openapi() -> None:
     SCHEMA.validate()
 
 
-def test_it_has_the_paths_and_methods_that_are_deployed() -> None:
+def test_the_document_has_the_deployed_paths_and_methods() -> None:
     assert {path: set(operations) for path, operations in DOCUMENT["paths"].items()} == {
         path: set(operations) for path, operations in API["paths"].items()
     }
     assert OPERATION["operationId"] == DEPLOYED["operationId"]
 
 
-def test_it_has_the_statuses_that_are_answered() -> None:
+def test_the_document_has_every_status_that_the_api_answers() -> None:
     own = {response.get("statusCode") for response in API["x-amazon-apigateway-gateway-responses"].values()} - {None}
-    # Who is not on the allow list is refused with API Gateway's own status.
+    # API Gateway's own status for an address that is not on the allow list.
     assert "x-amazon-apigateway-policy" in API
     assert set(OPERATION["responses"]) == set(DEPLOYED["responses"]) | own | {"403"}
 
 
-def test_it_has_the_content_types_that_are_mapped_and_headers_that_are_passed_on() -> None:
-    templates = DEPLOYED["x-amazon-apigateway-integration"]["requestTemplates"]
-    assert set(OPERATION["requestBody"]["content"]) == set(templates)
+def test_the_document_has_the_content_types_that_the_api_accepts() -> None:
+    assert set(OPERATION["requestBody"]["content"]) == set(TEMPLATES)
+
+
+def test_the_document_has_only_headers_that_reach_the_workflow() -> None:
     for parameter in DOCUMENT["components"]["parameters"].values():
         assert parameter["in"] == "header"
         assert not parameter.get("required")
-        assert f'"{parameter["name"]}"' in str(templates["application/json"])
+        assert f'"{parameter["name"]}"' in str(TEMPLATES["application/json"])
 
 
-def test_it_has_the_fields_and_limits_of_a_callback() -> None:
+def test_the_document_has_the_fields_and_limits_of_a_callback() -> None:
     assert tuple(sorted(CALLBACK["properties"])) == tuple(sorted(model.FIELDS))
     assert DOCUMENT["components"]["schemas"]["Id"]["maxLength"] == model.MAX_ID_CHARACTERS
     assert CALLBACK["properties"]["message"]["maxLength"] == model.MAX_MESSAGE_CHARACTERS
@@ -78,24 +83,36 @@ def test_it_has_the_fields_and_limits_of_a_callback() -> None:
 
 
 @pytest.mark.parametrize("field", model.FIELDS)
-def test_a_field_is_required_by_both_or_by_neither(field: str) -> None:
+def test_a_field_is_required_by_the_document_and_the_rules_or_by_neither(field: str) -> None:
     callback = {name: value for name, value in CALLBACKS["paid"]["value"].items() if name != field}
-    assert is_taken(json.dumps(callback)) == (field not in CALLBACK["required"])
+    assert is_accepted(json.dumps(callback)) == (field not in CALLBACK["required"])
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
-def test_an_example_of_a_callback_is_one(name: str) -> None:
+def test_an_example_of_a_callback_is_valid(name: str) -> None:
     example = CALLBACKS[name]["value"]
     assert is_valid(CALLBACK, example)
-    assert is_taken(json.dumps(example))
+    assert is_accepted(json.dumps(example))
 
 
 @pytest.mark.parametrize(("status", "name"), ANSWERS)
-def test_an_example_of_an_answer_has_its_schema(status: str, name: str) -> None:
+def test_an_example_of_an_answer_matches_its_schema(status: str, name: str) -> None:
     content = OPERATION["responses"][status]["content"]["application/json"]
     example = content["examples"][name]["value"]
     assert is_valid(content["schema"], example)
     assert status == "200" or example["message"] == FAILURE_MESSAGE
+
+
+def test_the_example_of_an_invalid_callback_has_the_rules_own_words() -> None:
+    with pytest.raises(InvalidCallback) as refusal:
+        model.parse('{"paymentId": "pay_1", "userId": "u1", "success": true, "amount": -1}')
+    assert FAILURES["invalid"]["value"]["error"] == str(refusal.value)
+
+
+def test_the_examples_show_an_extended_request_id_as_the_api_makes_it() -> None:
+    header = DOCUMENT["components"]["headers"]["RequestId"]["example"]
+    assert re.fullmatch("[A-Za-z0-9_-]{15}=", header)
+    assert FAILURES["failed"]["value"]["error"] == f"Internal error, request id {header.rstrip('=')}"
 
 
 @pytest.mark.parametrize(
@@ -106,47 +123,47 @@ def test_an_example_of_an_answer_has_its_schema(status: str, name: str) -> None:
         pytest.param({"orderId": "\t"}, id="tab"),
         pytest.param({"orderId": "a\n"}, id="line break"),
         pytest.param({"orderId": "a\u00a0b"}, id="no-break space"),
-        pytest.param({"orderId": "a\u202eb"}, id="direction"),
-        pytest.param({"orderId": "a\ufffd"}, id="broken"),
-        pytest.param({"paymentId": "\ufffda"}, id="broken first"),
-        pytest.param({"userId": "\ufffd"}, id="nothing but broken"),
+        pytest.param({"orderId": "a\u202eb"}, id="text direction"),
+        pytest.param({"orderId": "a\ufffd"}, id="broken character"),
+        pytest.param({"paymentId": "\ufffda"}, id="broken first character"),
+        pytest.param({"userId": "\ufffd"}, id="only a broken character"),
         pytest.param({"orderId": " a b "}, id="spaces"),
         pytest.param({"orderId": "ชำระเงิน"}, id="Thai"),
-        pytest.param({"orderId": "é€🎉"}, id="others"),
-        pytest.param({"orderId": "a" * 128}, id="longest"),
-        pytest.param({"orderId": "🎉" * 128}, id="longest in emoji"),
-        pytest.param({"orderId": "a" * 129}, id="too long"),
+        pytest.param({"orderId": "é€🎉"}, id="accents, signs and emoji"),
+        pytest.param({"orderId": "a" * 128}, id="longest id"),
+        pytest.param({"orderId": "🎉" * 128}, id="longest id in emoji"),
+        pytest.param({"orderId": "a" * 129}, id="id too long"),
         pytest.param({"orderId": 1}, id="number"),
         pytest.param({"success": 1}, id="success as a number"),
         pytest.param({"success": None}, id="success as null"),
         pytest.param({"amount": None}, id="no amount"),
         pytest.param({"amount": 0}, id="zero"),
-        pytest.param({"amount": -0.0}, id="zero with a sign"),
-        pytest.param({"amount": 10**38 - 1}, id="greatest"),
-        pytest.param({"amount": 10**38}, id="too great"),
-        pytest.param({"amount": 1e100}, id="far too great"),
+        pytest.param({"amount": -0.0}, id="negative zero"),
+        pytest.param({"amount": 10**38 - 1}, id="largest"),
+        pytest.param({"amount": 10**38}, id="too large"),
+        pytest.param({"amount": 1e100}, id="far too large"),
         pytest.param({"amount": 1e-30}, id="smallest"),
         pytest.param({"amount": 9.9e-31}, id="too small"),
-        pytest.param({"amount": 1.2345678901234567e-30}, id="small and long"),
+        pytest.param({"amount": 1.2345678901234567e-30}, id="small with many digits"),
         pytest.param({"amount": -0.01}, id="negative"),
         pytest.param({"amount": "1"}, id="amount as text"),
         pytest.param({"amount": True}, id="amount as boolean"),
         pytest.param({"message": None}, id="no message"),
         pytest.param({"message": "\0" * 1024}, id="longest message"),
-        pytest.param({"message": "a" * 1025}, id="too long a message"),
-        pytest.param({"message": "a\ufffd"}, id="broken message"),
-        pytest.param({"more": {"orderId": [None]}}, id="unknown"),
+        pytest.param({"message": "a" * 1025}, id="message too long"),
+        pytest.param({"message": "a\ufffd"}, id="broken character in a message"),
+        pytest.param({"more": {"orderId": [None]}}, id="unknown field"),
     ],
 )
 def test_the_document_and_the_rules_agree_at_the_limits(changes: dict[str, Any]) -> None:
     callback = CALLBACKS["paid"]["value"] | changes
-    assert is_valid(CALLBACK, callback) == is_taken(json.dumps(callback))
+    assert is_valid(CALLBACK, callback) == is_accepted(json.dumps(callback))
 
 
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["right", "wrong"])
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 @settings(deadline=None, derandomize=True, database=None)
 @given(data=st.data())
-def test_the_document_and_the_rules_agree(mode: GenerationMode, data: st.DataObject) -> None:
+def test_the_document_and_the_rules_agree_on_generated_callbacks(mode: GenerationMode, data: st.DataObject) -> None:
     case = data.draw(SCHEMA["/bankapp/callback"]["POST"].as_strategy(generation_mode=mode))
     if not isinstance(case.body, bytes):
-        assert is_valid(CALLBACK, case.body) == is_taken(json.dumps(case.body))
+        assert is_valid(CALLBACK, case.body) == is_accepted(json.dumps(case.body))
