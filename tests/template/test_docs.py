@@ -160,12 +160,11 @@ def test_each_redrive_has_options_that_it_takes(command: str) -> None:
     assert options.request or options.order or options.since
 
 
-# An AWS CLI command may stand inside of another command's $( ).
+# The AWS CLI's commands, also those inside of another command's $( ) and those in a sentence.
 AWS = [
-    inner or command
-    for *_, command in TYPED
-    for inner in re.findall(r"\$\((aws [^)]*)\)", command) or [""]
-    if inner or command.startswith("aws ")
+    *(command for *_, command in TYPED if command.startswith("aws ")),
+    *(inner for *_, command in TYPED for inner in re.findall(r"\$\((aws [^)]*)\)", command)),
+    *(span for page in PAGES for span in code(page) if span.startswith("aws ")),
 ]
 
 
