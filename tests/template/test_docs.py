@@ -261,7 +261,7 @@ def test_each_name_of_a_resource_and_each_path_in_code_exists(page: Path) -> Non
     for span in code(page):
         if "<Branch>" in span:
             assert span in known
-        if re.fullmatch(r"(functions|statemachine|events|local|tests|docs|\.ci)/[\w./]*", span):
+        if re.fullmatch(r"[\w.]+(/[\w.]+)*(/|\.(json|md|py|toml|yaml))", span):
             assert (ROOT / span).exists(), span
 
 
