@@ -1,4 +1,4 @@
-# `make run` and `make test` need nothing but make and Python 3.12; everything else goes into .venv.
+# `make run` and `make test` need only make and Python 3.12; everything else goes into .venv.
 
 API_PORT ?= 3000
 AWS_PORT ?= 4566
@@ -10,49 +10,66 @@ PYTHON ?= $(shell for python in python3 python3.12; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: help run demo test unit workflow e2e check deploy format lock clean
+# As many test processes as cores; the end-to-end tests run alone, because their stack needs every core.
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+SUITE := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+ORDINARY := -m "not exhaustive"
+
+.PHONY: help run demo redrive test test-exhaustive unit workflow e2e check format-check lint types template deploy format lock clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 17
 
-run: .venv/ready  ## Run it all here until Ctrl-C; STATE=folder keeps its state, PARAMETERS="Name=value …" are the template's
+run: .venv/ready  ## Run the stack here until Ctrl-C; STATE=folder keeps its state, PARAMETERS="Name=value …" sets the template's
 	@$(BIN)/python -m local run $(if $(STATE),--state $(STATE)) $(if $(PARAMETERS),--parameters $(PARAMETERS))
 
-demo: .venv/ready  ## Play every file of events/ against the running stack
+demo: .venv/ready  ## Send every file of events/ to the running stack
 	@$(BIN)/python -m local demo
 
-test: check  ## All checks and all tests
-	@$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage report
+redrive: .venv/ready  ## Redrive failed deliveries; ARGS="--local --since …", ARGS=--help lists the options
+	@$(BIN)/python -m redrive $(ARGS)
 
-unit: .venv/ready  ## The fast tests alone
-	@$(BIN)/python -m pytest tests/unit tests/template
+test: check unit workflow e2e  ## All checks and all tests
 
-workflow: .venv/ready  ## The tests of the state machine alone
-	@$(BIN)/python -m pytest tests/workflow
+test-exhaustive: .venv/ready  ## The long products of inputs and faults that `make test` samples
+	@$(SUITE) -m exhaustive tests
 
-e2e: .venv/ready  ## The tests against the local stack alone
-	@$(BIN)/python -m pytest tests/e2e
+unit: .venv/ready  ## The fast tests, which cover functions/ completely
+	@$(SUITE) $(ORDINARY) --cov --cov-report=term:skip-covered --cov-fail-under=100 tests/unit tests/template
 
-check: .venv/ready  ## Format, lint, types, template
+workflow: .venv/ready  ## The state machines with the real handlers, in-process
+	@$(SUITE) $(ORDINARY) tests/workflow
+
+e2e: .venv/ready  ## HTTP against the local stack, with IAM enforced
+	@$(BIN)/python -m pytest $(ORDINARY) tests/e2e
+
+check: format-check lint types template  ## Format, lint, types, template
+
+format-check: .venv/ready
 	@$(BIN)/ruff format --check .
+
+lint: .venv/ready
 	@$(BIN)/ruff check .
+
+types: .venv/ready
 	@$(BIN)/mypy
+
+template: .venv/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0 sam validate --lint
 
-deploy: .venv/ready  ## Build and deploy to AWS as samconfig.toml says; ENV=prod for production
+deploy: .venv/ready  ## Build and deploy to AWS according to samconfig.toml; ENV=prod for production
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh -c 'sam build && sam deploy --config-env $(ENV)'
 
 format: .venv/ready  ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: .venv/ready  ## Pin requirements-dev.in anew (installs uv)
+lock: .venv/ready  ## Pin requirements-dev.in again (installs uv)
 	@$(BIN)/pip install --quiet uv
 	@$(BIN)/uv pip compile requirements-dev.in --quiet --upgrade --python-version 3.12 \
 		--no-emit-index-url --no-header --no-annotate --output-file requirements-dev.txt
 
-clean:  ## Remove what make made
+clean:  ## Remove everything that make created
 	rm -rf .venv .aws-sam .local .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/ready: requirements-dev.txt functions/requirements.txt

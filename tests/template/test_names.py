@@ -1,4 +1,4 @@
-"""One name at every level: a state, its function, its file, its errors, its row in the README."""
+"""One name at every level: a state, its function, its file, its errors, its row in docs/states.md."""
 
 import inspect
 import re
@@ -165,8 +165,8 @@ def test_a_task_imports_no_more_than_it_needs(module: str) -> None:
     assert not (set(FILES.values()) - {module}) & loaded, "a task imports another task"
 
 
-def test_the_state_tables_of_the_readme_are_those_of_the_machines() -> None:
-    rows = re.findall(r"^\| `(.+?)` \|.*?\| (\S+) \| (\S+) \|.*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_tables_of_states_are_those_of_the_machines() -> None:
+    rows = re.findall(r"^\| `(.+?)` \|.*?\| (\S+) \| (\S+) \|.*\|$", (ROOT / "docs/states.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(
         (name, f"{state['TimeoutSeconds']}s", str(sum(policy["MaxAttempts"] for policy in state.get("Retry", []))))
         if state["Type"] == "Task"
