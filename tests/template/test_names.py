@@ -27,17 +27,17 @@ TASKS = {
     "ClaimFailure": "claim_failure",
     "SettleFailure": "settle_failure",
 }
-# What a deployment runs, and no state.
+# Not a state: CloudFormation calls it during a deployment.
 DEPLOYMENT = {"CheckReadiness": "check_readiness"}
 FILES = TASKS | DEPLOYMENT
-# Tasks that are not a function: what nothing is to be decided in, and what takes longer than a function should wait.
+# Tasks without a function: one decides nothing, the other would keep a function waiting.
 INTEGRATIONS = {
     "ConfirmDispatch": "arn:aws:states:::dynamodb:updateItem",
     "RunCallback": "arn:aws:states:::aws-sdk:sfn:startSyncExecution",
 }
-# States that start a report without waiting for it; the names of the reports are taken.
+# States that start a report without waiting for it.
 STARTED = {"WarnSentry": "ReportToSentry", "WarnByEmail": "SendErrorEmail"}
-# Answered and run again as whatever else fails: nothing in the machine depends on their names.
+# Answered and redriven like any other failure: the machines do not name them.
 UNNAMED_ERRORS = {
     "Refusal",
     "Unconfirmed",
@@ -92,7 +92,7 @@ def test_each_task_has_a_test_file_of_its_name() -> None:
     assert {f"test_{module}" for module in FILES.values()} <= {file.stem for file in (ROOT / "tests/unit").glob("*.py")}
 
 
-def test_each_error_that_the_machine_names_is_a_class_of_ours_or_of_aws() -> None:
+def test_the_machines_name_only_our_error_classes_and_those_of_aws() -> None:
     ours = {name for name, _ in inspect.getmembers(errors, inspect.isclass)}
     named = {
         error
@@ -166,7 +166,8 @@ def test_a_task_imports_no_more_than_it_needs(module: str) -> None:
 
 
 def test_the_tables_of_states_are_those_of_the_machines() -> None:
-    rows = re.findall(r"^\| `(.+?)` \|.*?\| (\S+) \| (\S+) \|.*\|$", (ROOT / "docs/states.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs/states.md").read_text()
+    rows = re.findall(r"^\| `(.+?)` \|.*?\| (\S+) \| (\S+) \|.*\|$", page, re.MULTILINE)
     assert sorted(rows) == sorted(
         (name, f"{state['TimeoutSeconds']}s", str(sum(policy["MaxAttempts"] for policy in state.get("Retry", []))))
         if state["Type"] == "Task"
