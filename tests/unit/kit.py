@@ -59,13 +59,13 @@ class Service:
     def __post_init__(self) -> None:
         self.released.set()
 
-    def answers(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def answers(self, status: int, body: bytes = b"", /, **headers: str) -> None:
         self.answer = (status, body, headers)
 
     def answers_once(self, status: int, body: bytes = b"") -> None:
         self.first.append((status, body, {}))
 
-    def answers_at(self, path: str, answer: object, status: int = 200, **headers: str) -> None:
+    def answers_at(self, path: str, answer: object, status: int = 200, /, **headers: str) -> None:
         """Answer the requests for one path: bytes as they are, anything else as JSON."""
         self.at[path] = (status, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), headers)
 

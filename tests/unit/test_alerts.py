@@ -47,14 +47,14 @@ def test_the_first_failure_of_a_kind_opens_a_window(alerts: Task, table: Table, 
     assert earliest <= item["windowEndsAt"] <= time.time() + 15 * MINUTE
 
 
-def test_failures_of_one_execution_are_told_apart(alerts: Task, first: Failure) -> None:
+def test_failures_of_one_execution_are_distinguished(alerts: Task, first: Failure) -> None:
     another = replace(first, request_id="another")
     assert (alerts.open_window(first), alerts.open_window(another)) == (0, None)
     # A second attempt of the one that opened the window.
     assert alerts.open_window(first) is not None
 
 
-def test_what_follows_in_the_window_is_counted_and_summed_up_after_it(
+def test_failures_in_the_window_are_counted_and_summed_up_after_it(
     alerts: Task, table: Table, first: Failure, second: Failure
 ) -> None:
     alerts.open_window(first)
@@ -65,17 +65,17 @@ def test_what_follows_in_the_window_is_counted_and_summed_up_after_it(
     assert alerts.open_window(first) == 0
 
 
-def test_a_second_attempt_of_the_failure_that_opened_the_window_is_let_through(alerts: Task, first: Failure) -> None:
+def test_a_retry_of_the_failure_that_opened_the_window_is_not_suppressed(alerts: Task, first: Failure) -> None:
     assert [alerts.open_window(first) for _ in range(2)] == [0, 0]
 
 
-def test_each_kind_has_a_window_of_its_own(alerts: Task, first: Failure, second: Failure) -> None:
+def test_each_kind_of_failure_has_its_own_window(alerts: Task, first: Failure, second: Failure) -> None:
     alerts.open_window(first)
     for other in ({"step": "InvokeProcessPaid"}, {"error": "KeyError"}, {"function_name": "another"}):
         assert alerts.open_window(replace(second, **other)) == 0
 
 
-def test_a_mail_that_did_not_go_out_gives_its_window_and_its_count_back(
+def test_an_email_that_was_not_sent_returns_its_window_and_its_count(
     alerts: Task, table: Table, first: Failure, second: Failure
 ) -> None:
     alerts.open_window(first)
@@ -90,7 +90,7 @@ def test_a_mail_that_did_not_go_out_gives_its_window_and_its_count_back(
 
 
 @pytest.mark.parametrize(("code", "status"), [("InternalServerError", 500), ("AccessDeniedException", 400)])
-def test_a_count_that_cannot_be_kept_holds_nothing_back(
+def test_nothing_is_suppressed_while_the_count_is_unavailable(
     load: Load, service: Service, first: Failure, pauses: list[float], log: Log, code: str, status: int
 ) -> None:
     alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)
@@ -106,7 +106,7 @@ def test_a_count_that_cannot_be_kept_holds_nothing_back(
     ]
 
 
-def test_a_failure_that_cannot_be_counted_is_mailed(
+def test_a_failure_that_cannot_be_counted_is_not_suppressed(
     load: Load, service: Service, first: Failure, pauses: list[float]
 ) -> None:
     alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)

@@ -27,7 +27,7 @@ def only(error_log: Table) -> Json:
     return item
 
 
-def test_a_failure_that_is_due_is_claimed_and_comes_with_what_its_delivery_is_run_with(
+def test_a_due_failure_is_claimed_and_returned_with_the_input_of_its_redrive(
     task: Task, error_log: Table, failed: Put
 ) -> None:
     before = failed()
@@ -74,7 +74,7 @@ DUE, LATER, NEVER = "due", "later", "never"
     ],
 )
 @pytest.mark.parametrize("is_manual", [False, True], ids=["by the schedule", "by hand"])
-def test_the_schedule_claims_what_is_due_and_a_person_whatever_is_not_done_or_being_done(
+def test_the_schedule_claims_what_is_due_an_operator_all_that_is_not_in_hand(
     task: Task,
     error_log: Table,
     failed: Put,
@@ -94,7 +94,7 @@ def test_the_schedule_claims_what_is_due_and_a_person_whatever_is_not_done_or_be
         assert only(error_log) == before
 
 
-def test_a_failure_that_was_claimed_is_not_claimed_again_while_it_is_run(task: Task, failed: Put) -> None:
+def test_a_claimed_failure_is_not_claimed_again_during_its_redrive(task: Task, failed: Put) -> None:
     failed()
     assert task.handler(SCHEDULED, None)["decision"] == "redrive"
     for event in (SCHEDULED, MANUAL):
@@ -102,7 +102,7 @@ def test_a_failure_that_was_claimed_is_not_claimed_again_while_it_is_run(task: T
 
 
 @pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
-def test_of_two_runs_that_find_the_same_failure_one_gets_it(
+def test_only_one_of_two_concurrent_runs_claims_a_failure(
     task: Task, error_log: Table, failed: Put, before_call: BeforeCall, event: Json
 ) -> None:
     failed()
@@ -113,7 +113,7 @@ def test_of_two_runs_that_find_the_same_failure_one_gets_it(
     assert only(error_log)["attempts"] == 1
 
 
-def test_a_failure_that_is_resolved_at_the_very_moment_is_not_claimed(
+def test_a_failure_that_is_resolved_meanwhile_is_not_claimed(
     task: Task, error_log: Table, failed: Put, before_call: BeforeCall
 ) -> None:
     failed(status="redriven", attempts=1)
@@ -123,7 +123,7 @@ def test_a_failure_that_is_resolved_at_the_very_moment_is_not_claimed(
 
 
 @pytest.mark.parametrize(("attempts", "event"), [(6, SCHEDULED), (7, SCHEDULED), (7, MANUAL), (8, MANUAL), (9, MANUAL)])
-def test_each_attempt_is_counted_and_has_its_lease(
+def test_each_attempt_is_counted_and_gets_a_lease(
     task: Task, error_log: Table, failed: Put, attempts: int, event: Json
 ) -> None:
     failed(attempts=attempts)
@@ -135,7 +135,7 @@ def test_each_attempt_is_counted_and_has_its_lease(
 
 
 @pytest.mark.parametrize("attempts", [8, 9])
-def test_a_last_attempt_whose_lease_has_ended_is_claimed_and_not_made_again(
+def test_a_last_attempt_with_an_expired_lease_is_claimed_but_not_repeated(
     task: Task, error_log: Table, failed: Put, attempts: int
 ) -> None:
     failed(status="redriven", attempts=attempts)
@@ -146,7 +146,7 @@ def test_a_last_attempt_whose_lease_has_ended_is_claimed_and_not_made_again(
     assert task.handler(SCHEDULED, None) == {"decision": "skip", "status": "redriven"}
 
 
-def test_of_two_runs_that_find_a_last_attempt_without_a_result_one_gets_it(
+def test_only_one_of_two_runs_claims_a_last_attempt_without_a_result(
     task: Task, failed: Put, before_call: BeforeCall
 ) -> None:
     failed(status="redriven", attempts=8)
@@ -157,14 +157,14 @@ def test_of_two_runs_that_find_a_last_attempt_without_a_result_one_gets_it(
 
 
 @pytest.mark.parametrize("attempts", [8, 9])
-def test_what_has_an_attempt_too_many_by_a_new_limit_is_run_once_more(task: Task, failed: Put, attempts: int) -> None:
+def test_a_failure_beyond_a_lowered_limit_is_redriven_once_more(task: Task, failed: Put, attempts: int) -> None:
     failed(attempts=attempts)
     claim = task.handler(SCHEDULED, None)
     assert (claim["decision"], claim["attempt"]) == ("redrive", attempts + 1)
 
 
 @pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
-def test_a_delivery_that_the_workflow_cannot_hold_is_not_run_but_told_of(
+def test_a_delivery_that_is_too_large_is_not_redriven_but_reported(
     task: Task, error_log: Table, failed: Put, event: Json
 ) -> None:
     failed(event=json.dumps({"body": '{"orderId": "1", "x": "' + "x" * 130_000, "headers": {"x": "y"}}))
@@ -178,7 +178,7 @@ def test_a_delivery_that_the_workflow_cannot_hold_is_not_run_but_told_of(
 
 
 @pytest.mark.parametrize("delivery", [None, "x" * 130_000, {"headers": "x" * 130_000}, {"body": ["x" * 130_000]}])
-def test_any_delivery_that_is_too_large_is_told_of_shortly(task: Task, failed: Put, delivery: Any) -> None:
+def test_the_report_of_a_delivery_that_is_too_large_is_short(task: Task, failed: Put, delivery: Any) -> None:
     failed(event=json.dumps(delivery))
     assert len(task.handler(SCHEDULED, None)["input"]) < 5000
 
@@ -186,7 +186,7 @@ def test_any_delivery_that_is_too_large_is_told_of_shortly(task: Task, failed: P
 # What it is run with
 
 
-def test_the_delivery_is_the_one_that_came_but_for_what_it_is_known_by(task: Task, failed: Put) -> None:
+def test_a_redrive_gets_the_original_delivery_with_its_recorded_id_and_time(task: Task, failed: Put) -> None:
     delivery = {"body": "ชำระ 🎉 \ud83c", "requestId": "", "receivedAt": "never", "headers": {"user-agent": "Bank"}}
     failed(event=json.dumps(delivery))
     assert json.loads(task.handler(SCHEDULED, None)["input"]) == {
@@ -197,7 +197,7 @@ def test_the_delivery_is_the_one_that_came_but_for_what_it_is_known_by(task: Tas
 
 
 @pytest.mark.parametrize("delivery", [None, 7, "text", ["body"]])
-def test_an_input_that_was_no_delivery_is_run_as_it_was(task: Task, failed: Put, delivery: Any) -> None:
+def test_an_input_that_was_no_delivery_is_redriven_unchanged(task: Task, failed: Put, delivery: Any) -> None:
     failed(event=json.dumps(delivery))
     assert json.loads(task.handler(MANUAL, None)["input"]) == delivery
 
@@ -212,7 +212,7 @@ def test_an_input_that_was_no_delivery_is_run_as_it_was(task: Task, failed: Put,
     ],
     ids=["none", "unusable", "own", "signed"],
 )
-def test_a_delivery_that_is_run_again_has_the_record_and_the_item_of_the_first_time(
+def test_a_redrive_keeps_the_delivery_id_and_the_error_log_item(
     load: Load, task: Task, error_log: Table, failure: Json, identity: Json
 ) -> None:
     failure["event"] = {"body": failure["event"]["body"], **identity}
@@ -238,7 +238,7 @@ def test_a_delivery_that_is_run_again_has_the_record_and_the_item_of_the_first_t
         ("x" * 128, "x" * 60 + "-redrive-3"),
     ],
 )
-def test_the_execution_has_a_name_that_step_functions_takes_and_a_search_finds(
+def test_the_execution_gets_a_valid_name_that_contains_the_request_id(
     task: Task, failed: Put, request_id: str, name: str
 ) -> None:
     failed(requestId=request_id, attempts=2)
@@ -250,7 +250,7 @@ def test_the_execution_has_a_name_that_step_functions_takes_and_a_search_finds(
 # What can go wrong
 
 
-def test_a_failure_that_is_not_there_is_an_error(task: Task, error_log: Table) -> None:
+def test_an_unknown_failure_is_an_error(task: Task, error_log: Table) -> None:
     with pytest.raises(DoesNotExist):
         task.handler(SCHEDULED, None)
     assert error_log.scan()["Items"] == []

@@ -82,7 +82,7 @@ def at(second: int) -> str:
 # The move
 
 
-def test_a_payment_whose_dispatch_was_never_confirmed_becomes_a_failure_that_is_due(
+def test_a_payment_without_a_confirmed_dispatch_becomes_a_due_failure(
     task: Task, records: Table, recorded: Put, error_log: Table
 ) -> None:
     record = recorded()
@@ -117,7 +117,7 @@ def test_a_payment_whose_dispatch_was_never_confirmed_becomes_a_failure_that_is_
     assert records.scan()["Items"] == [record]
 
 
-def test_what_was_collected_is_not_collected_again(task: Task, recorded: Put, error_log: Table) -> None:
+def test_a_payment_is_collected_once(task: Task, recorded: Put, error_log: Table) -> None:
     recorded()
     assert collected(task) == ["8f7e6d5c"]
     assert collected(task) == []
@@ -125,7 +125,7 @@ def test_what_was_collected_is_not_collected_again(task: Task, recorded: Put, er
 
 
 @pytest.mark.parametrize("headers", [None, RECORD["signatureHeaders"], '{"x-signature": "a/b+c=, \\u0e01"}'])
-def test_what_was_collected_is_run_again_as_the_delivery_it_was(
+def test_a_collected_payment_is_redriven_as_the_original_delivery(
     load: Load, task: Task, callback: Json, recorded: Put, headers: str | None
 ) -> None:
     record = recorded(body=callback["body"], sourceIp=None, signatureHeaders=headers)
@@ -148,7 +148,7 @@ def test_what_was_collected_is_run_again_as_the_delivery_it_was(
     ],
     ids=str,
 )
-def test_a_payment_is_collected_whatever_the_checks_noted_and_the_notes_stay(
+def test_a_payment_is_collected_whatever_the_verdicts_and_keeps_them(
     task: Task, records: Table, recorded: Put, notes: dict[str, str | None]
 ) -> None:
     record = recorded(**notes)
@@ -158,7 +158,7 @@ def test_a_payment_is_collected_whatever_the_checks_noted_and_the_notes_stay(
 
 
 @pytest.mark.parametrize("status", ["open", "redriven", "given up", "resolved"])
-def test_a_failure_that_the_execution_could_still_report_stays_as_it_is_and_is_not_collected(
+def test_a_failure_that_the_execution_reported_is_left_alone(
     task: Task, records: Table, recorded: Put, error_log: Table, failed: Put, log: Log, status: str
 ) -> None:
     recorded()
@@ -170,7 +170,7 @@ def test_a_failure_that_the_execution_could_still_report_stays_as_it_is_and_is_n
     assert line["isNew"] is False
 
 
-def test_a_move_that_ended_half_way_is_gone_on_with(
+def test_an_interrupted_move_is_completed_by_the_next_run(
     task: Task, records: Table, recorded: Put, error_log: Table, before_call: BeforeCall
 ) -> None:
     recorded()
@@ -192,7 +192,7 @@ def test_a_move_that_ended_half_way_is_gone_on_with(
 # Which are collected
 
 
-def test_a_channels_lost_payments_are_collected_the_oldest_first(task: Task, recorded: Put) -> None:
+def test_lost_payments_of_the_channel_are_collected_oldest_first(task: Task, recorded: Put) -> None:
     recorded("second", at(2))
     recorded("first", at(1))
     recorded("declined, or confirmed", None)
@@ -204,7 +204,7 @@ def test_a_channels_lost_payments_are_collected_the_oldest_first(task: Task, rec
 @pytest.mark.parametrize(
     "selection", [{}, {"orderId": "482500007436"}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "order", "since"]
 )
-def test_a_payment_counts_as_lost_once_it_is_older_than_an_execution_can_be(
+def test_a_payment_is_lost_once_it_is_older_than_any_execution(
     load: Load, records: Table, recorded: Put, selection: Json, minutes: str, seconds: int, is_lost: bool
 ) -> None:
     task = load("collect_undispatched", DISPATCH_AGE_MINUTES=minutes)
@@ -213,7 +213,7 @@ def test_a_payment_counts_as_lost_once_it_is_older_than_an_execution_can_be(
     assert undispatched(records) == ["8f7e6d5c"] * (not is_lost)
 
 
-def test_a_person_collects_those_of_one_order(task: Task, records: Table, recorded: Put) -> None:
+def test_an_operator_collects_the_payments_of_one_order(task: Task, records: Table, recorded: Put) -> None:
     recorded("first", at(1))
     recorded("second", at(2))
     recorded("confirmed", None)
@@ -222,7 +222,7 @@ def test_a_person_collects_those_of_one_order(task: Task, records: Table, record
     assert undispatched(records) == ["of another order"]
 
 
-def test_a_person_collects_those_since_a_time_and_at_it(task: Task, records: Table, recorded: Put) -> None:
+def test_an_operator_collects_the_payments_since_a_time_inclusive(task: Task, records: Table, recorded: Put) -> None:
     for second in (1, 2, 3):
         recorded(str(second), at(second))
     recorded("another channel's", at(3), channel="Another")
@@ -231,12 +231,12 @@ def test_a_person_collects_those_since_a_time_and_at_it(task: Task, records: Tab
 
 
 @pytest.mark.parametrize("delta", [{"seconds": -60}, {"seconds": 60}], ids=str)
-def test_nothing_is_lost_yet_since_a_moment_ago(task: Task, recorded: Put, delta: dict[str, int]) -> None:
+def test_nothing_can_be_lost_since_a_moment_ago(task: Task, recorded: Put, delta: dict[str, int]) -> None:
     recorded(since=from_now(seconds=-1))
     assert collected(task, since=from_now(**delta)) == []
 
 
-def test_a_time_at_which_nothing_can_be_lost_yet_is_not_looked_for(load: Load, service: Service) -> None:
+def test_a_range_in_which_nothing_can_be_lost_is_not_queried(load: Load, service: Service) -> None:
     task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
     # DynamoDB refuses a range that ends before it begins.
     assert collected(task, since=from_now(minutes=-1)) == []
@@ -248,7 +248,7 @@ def test_a_time_at_which_nothing_can_be_lost_yet_is_not_looked_for(load: Load, s
     [{"requestId": "8f7e6d5c"}, {"after": {"requestId": {"S": "1"}}}, {"orderId": "482500007436", "after": {"a": 1}}],
     ids=str,
 )
-def test_whoever_asks_for_one_delivery_or_the_next_page_asks_for_nothing_new(
+def test_nothing_is_collected_for_one_delivery_or_a_next_page(
     task: Task, records: Table, recorded: Put, selection: Json
 ) -> None:
     recorded()
@@ -257,7 +257,7 @@ def test_whoever_asks_for_one_delivery_or_the_next_page_asks_for_nothing_new(
 
 
 @pytest.mark.parametrize("selection", [{}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "since"])
-def test_no_more_are_collected_at_once_than_was_asked_for(
+def test_no_more_than_the_limit_are_collected_at_once(
     task: Task, records: Table, recorded: Put, selection: Json
 ) -> None:
     for second in (1, 2, 3):
@@ -270,7 +270,7 @@ def test_no_more_are_collected_at_once_than_was_asked_for(
 @pytest.mark.parametrize(
     "selection", [{}, {"orderId": "482500007436"}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "order", "since"]
 )
-def test_a_dry_run_finds_the_same_and_moves_nothing(
+def test_a_dry_run_finds_the_same_payments_and_moves_none(
     task: Task, records: Table, recorded: Put, error_log: Table, log: Log, selection: Json
 ) -> None:
     before = recorded()
@@ -281,7 +281,7 @@ def test_a_dry_run_finds_the_same_and_moves_nothing(
     assert collected(task, dryRun=False, **selection) == ["8f7e6d5c"]
 
 
-def test_a_dry_run_leaves_out_what_the_error_log_knows(task: Task, recorded: Put, failed: Put) -> None:
+def test_a_dry_run_omits_what_the_error_log_has(task: Task, recorded: Put, failed: Put) -> None:
     recorded()
     failed(requestId="8f7e6d5c", error="PaymentConflict", nextAttemptAt=None)
     assert collected(task, dryRun=True) == []
@@ -290,7 +290,7 @@ def test_a_dry_run_leaves_out_what_the_error_log_knows(task: Task, recorded: Put
 # What happens meanwhile
 
 
-def test_a_payment_that_is_confirmed_after_the_index_was_read_is_not_lost(
+def test_a_payment_confirmed_after_the_index_was_read_is_not_lost(
     task: Task, recorded: Put, records: Table, error_log: Table, before_call: BeforeCall
 ) -> None:
     item = recorded()
@@ -322,7 +322,7 @@ def test_the_log_names_the_delivery_but_not_the_user(task: Task, recorded: Put, 
 
 
 @pytest.mark.parametrize("selection", [{"orderid": "1"}, {"since": "yesterday"}, {"dryRun": "yes"}, {"limit": 0}])
-def test_a_selection_that_is_misspelt_moves_nothing(task: Task, records: Table, recorded: Put, selection: Json) -> None:
+def test_a_misspelt_selection_moves_nothing(task: Task, records: Table, recorded: Put, selection: Json) -> None:
     recorded()
     with pytest.raises(InvalidSelection):
         task.handler(event(**selection), None)
@@ -330,6 +330,6 @@ def test_a_selection_that_is_misspelt_moves_nothing(task: Task, records: Table, 
 
 
 @pytest.mark.parametrize("selection", [None, [], "due"], ids=str)
-def test_an_input_that_is_no_selection_moves_nothing(task: Task, selection: Any) -> None:
+def test_an_invalid_input_moves_nothing(task: Task, selection: Any) -> None:
     with pytest.raises(InvalidSelection):
         task.handler({**event(), "selection": selection}, None)

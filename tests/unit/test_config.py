@@ -17,7 +17,7 @@ def test_a_setting_is_the_environment_variable_of_its_name(
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_required_setting_that_is_missing_or_empty_is_an_error_that_names_it(
+def test_a_missing_or_empty_required_setting_is_named_by_the_error(
     monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
     monkeypatch.delenv("SETTING", raising=False)
@@ -28,9 +28,7 @@ def test_a_required_setting_that_is_missing_or_empty_is_an_error_that_names_it(
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_an_optional_setting_that_is_missing_or_empty_is_none(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
+def test_a_missing_or_empty_optional_setting_is_none(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("SETTING", raising=False)
     if value is not None:
         monkeypatch.setenv("SETTING", value)
@@ -47,14 +45,12 @@ REQUIRED = [
 
 
 @pytest.mark.parametrize(("task", "variable"), REQUIRED)
-def test_a_function_deployed_without_one_of_its_settings_fails_at_its_start(
-    load: Load, task: str, variable: str
-) -> None:
+def test_a_function_without_one_of_its_settings_fails_at_import(load: Load, task: str, variable: str) -> None:
     with pytest.raises(ConfigurationError, match=variable):
         load(task, **{variable: ""})
 
 
-def test_a_setting_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_is_read_on_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETTING", "before")
     assert config.required("SETTING") == "before"
     monkeypatch.setenv("SETTING", "after")

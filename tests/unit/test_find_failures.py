@@ -47,14 +47,14 @@ def at(second: int) -> str:
 # Which are found
 
 
-def test_where_nothing_is_wrong_nothing_is_found(task: Task) -> None:
+def test_nothing_is_found_in_an_empty_error_log(task: Task) -> None:
     assert task.handler(event(), None) == NOTHING
 
 
 @pytest.mark.parametrize(
     "selection", [{}, {"requestId": "8f7e6d5c"}, ORDER, SINCE], ids=["due", "request", "order", "since"]
 )
-def test_a_failure_is_shown_with_what_happened_and_what_was_done(task: Task, failed: Put, selection: Json) -> None:
+def test_a_failure_is_returned_with_its_error_and_its_redrives(task: Task, failed: Put, selection: Json) -> None:
     failed(attempts=2)
     assert task.handler(event(**selection), None) == {
         "failures": [
@@ -76,13 +76,13 @@ def test_a_failure_is_shown_with_what_happened_and_what_was_done(task: Task, fai
     }
 
 
-def test_a_failure_of_no_order_is_found_too(task: Task, failed: Put) -> None:
+def test_a_failure_without_an_order_is_found(task: Task, failed: Put) -> None:
     failed(orderId=None, chargeId=None)
     (failure,) = task.handler(event(), None)["failures"]
     assert (failure["requestId"], failure["orderId"], failure["chargeId"]) == ("8f7e6d5c", None, None)
 
 
-def test_the_schedule_finds_what_is_due_the_longest_waiting_first(task: Task, failed: Put) -> None:
+def test_the_schedule_finds_what_is_due_longest_waiting_first(task: Task, failed: Put) -> None:
     failed(requestId="second", nextAttemptAt=at(2))
     failed(requestId="first", nextAttemptAt=at(1))
     failed(requestId="its claim has run out", status="redriven", nextAttemptAt=at(3))
@@ -97,16 +97,14 @@ STATES = {"open": "open", "redriven": "redriven", "given up": "given up", "done"
 
 
 @pytest.mark.parametrize("selection", [ORDER, SINCE], ids=["order", "since"])
-def test_a_person_finds_all_that_are_not_done_in_order_of_time_whatever_is_planned(
-    task: Task, failed: Put, selection: Json
-) -> None:
+def test_an_operator_finds_everything_unresolved_oldest_first(task: Task, failed: Put, selection: Json) -> None:
     failed(requestId="later", occurredAt=at(9), nextAttemptAt=from_now(hours=1))
     for second, (name, status) in enumerate(STATES.items()):
         failed(requestId=name, status=status, occurredAt=at(second), nextAttemptAt=None)
     assert found(task, **selection) == ["open", "redriven", "given up", "later"]
 
 
-def test_a_person_finds_the_failures_of_one_order(task: Task, failed: Put) -> None:
+def test_an_operator_finds_the_failures_of_one_order(task: Task, failed: Put) -> None:
     failed()
     failed(requestId="of another order", orderId="another")
     failed(requestId="of no order", orderId=None)
@@ -114,7 +112,7 @@ def test_a_person_finds_the_failures_of_one_order(task: Task, failed: Put) -> No
     assert found(task, orderId="unknown") == []
 
 
-def test_a_person_finds_the_failures_since_a_time_and_at_it(task: Task, failed: Put) -> None:
+def test_an_operator_finds_the_failures_since_a_time_inclusive(task: Task, failed: Put) -> None:
     for second in (1, 2, 3):
         failed(requestId=str(second), occurredAt=at(second))
     failed(requestId="of another function", functionName="another", occurredAt=at(3))
@@ -125,7 +123,9 @@ def test_a_person_finds_the_failures_since_a_time_and_at_it(task: Task, failed: 
 @pytest.mark.parametrize(
     ("status", "is_found"), [("open", True), ("redriven", True), ("given up", True), ("resolved", False)]
 )
-def test_a_person_finds_one_delivery_unless_it_is_done(task: Task, failed: Put, status: str, is_found: bool) -> None:
+def test_an_operator_finds_one_delivery_unless_it_is_resolved(
+    task: Task, failed: Put, status: str, is_found: bool
+) -> None:
     failed(requestId="another")
     failed(status=status, nextAttemptAt=None)
     assert found(task, requestId="8f7e6d5c") == ["8f7e6d5c"] * is_found
@@ -135,7 +135,7 @@ def test_a_delivery_that_never_failed_is_not_found(task: Task) -> None:
     assert task.handler(event(requestId="8f7e6d5c"), None) == NOTHING | {"isManual": True}
 
 
-def test_a_dry_run_finds_the_same(task: Task, failed: Put) -> None:
+def test_a_dry_run_finds_the_same_failures(task: Task, failed: Put) -> None:
     failed()
     assert task.handler(event(dryRun=True), None) == task.handler(event(), None)
 
@@ -150,7 +150,7 @@ def test_finding_changes_nothing(task: Task, error_log: Table, failed: Put) -> N
 # What was collected
 
 
-def test_what_was_collected_is_found_though_the_index_does_not_have_it_yet(task: Task, failed: Put) -> None:
+def test_collected_failures_are_found_before_the_index_has_them(task: Task, failed: Put) -> None:
     failed()
     collected = [{"requestId": "lost", "orderId": "1"}, {"requestId": "lost, too", "orderId": "2"}]
     failures = task.handler(event(collected), None)["failures"]
@@ -158,7 +158,7 @@ def test_what_was_collected_is_found_though_the_index_does_not_have_it_yet(task:
     assert failures[1:] == collected
 
 
-def test_what_was_collected_and_is_in_the_index_is_found_once_with_all_that_is_known(task: Task, failed: Put) -> None:
+def test_a_collected_failure_in_the_index_is_found_once_in_full(task: Task, failed: Put) -> None:
     failed()
     (failure,) = task.handler(event([{"requestId": "8f7e6d5c", "orderId": "482500007436"}]), None)["failures"]
     assert failure["step"] == "InvokeProcessPaid"
@@ -169,9 +169,7 @@ def test_what_was_collected_and_is_in_the_index_is_found_once_with_all_that_is_k
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 100])
 @pytest.mark.parametrize("selection", [{}, ORDER, SINCE], ids=["due", "order", "since"])
-def test_page_by_page_each_failure_is_found_once_and_in_order(
-    task: Task, failed: Put, selection: Json, limit: int
-) -> None:
+def test_paging_finds_each_failure_once_and_in_order(task: Task, failed: Put, selection: Json, limit: int) -> None:
     # What is done in between makes pages that have to be filled up.
     statuses = ["resolved", "open", "given up", "resolved", "open", "open", "resolved", "redriven", "resolved"]
     for second, status in enumerate(statuses):
@@ -193,7 +191,7 @@ def test_page_by_page_each_failure_is_found_once_and_in_order(
     assert pages == expected
 
 
-def test_what_was_collected_is_of_the_first_page(task: Task) -> None:
+def test_collected_failures_belong_to_the_first_page(task: Task) -> None:
     assert task.handler(event([{"requestId": "lost", "orderId": "1"}], page=1), None)["failures"] == []
 
 
@@ -201,7 +199,7 @@ def test_what_was_collected_is_of_the_first_page(task: Task) -> None:
     ("selection", "page", "has_more"),
     [({}, 0, True), ({}, 1, False), (ORDER, 0, False), (SINCE, 0, False)],
 )
-def test_a_run_on_schedule_goes_on_by_itself_for_a_second_page(
+def test_only_a_scheduled_run_continues_and_for_one_more_page(
     task: Task, failed: Put, selection: Json, page: int, has_more: bool
 ) -> None:
     for second in range(3):
@@ -212,7 +210,7 @@ def test_a_run_on_schedule_goes_on_by_itself_for_a_second_page(
     assert task.handler(event(page=page, limit=5, **selection), None)["hasMore"] is False
 
 
-def test_the_second_page_starts_where_the_first_ended(task: Task, failed: Put) -> None:
+def test_the_second_page_starts_where_the_first_ends(task: Task, failed: Put) -> None:
     for second in range(3):
         failed(requestId=str(second), nextAttemptAt=at(second))
     first = task.handler(event(limit=2), None)
@@ -220,7 +218,7 @@ def test_the_second_page_starts_where_the_first_ended(task: Task, failed: Put) -
     assert [failure["requestId"] for failure in second_page["failures"]] == ["2"]
 
 
-def test_a_page_that_is_not_the_last_is_full(task: Task, failed: Put) -> None:
+def test_every_page_but_the_last_is_full(task: Task, failed: Put) -> None:
     for second, status in enumerate(["resolved", "open", "resolved", "open", "open"]):
         failed(requestId=str(second), status=status, occurredAt=at(second))
     answer = task.handler(event(**SINCE, limit=2), None)
@@ -232,19 +230,19 @@ def test_a_page_that_is_not_the_last_is_full(task: Task, failed: Put) -> None:
 
 
 @pytest.mark.parametrize("selection", [{"requestid": "8f7e6d5c"}, {"since": "yesterday"}, {"limit": 0}], ids=str)
-def test_a_selection_that_is_misspelt_finds_nothing(task: Task, failed: Put, selection: Json) -> None:
+def test_a_misspelt_selection_is_refused(task: Task, failed: Put, selection: Json) -> None:
     failed()
     with pytest.raises(InvalidSelection):
         task.handler(event(**selection), None)
 
 
 @pytest.mark.parametrize("selection", [None, [], "due"], ids=str)
-def test_an_input_that_is_no_selection_finds_nothing(task: Task, selection: Any) -> None:
+def test_an_invalid_input_is_refused(task: Task, selection: Any) -> None:
     with pytest.raises(InvalidSelection):
         task.handler({**event(), "selection": selection}, None)
 
 
-def test_an_error_on_a_later_page_is_no_end_of_the_list(load: Load, service: Service, pauses: list[float]) -> None:
+def test_an_error_on_a_later_page_does_not_end_the_list(load: Load, service: Service, pauses: list[float]) -> None:
     task = load("find_failures", AWS_ENDPOINT_URL=service.url)
     page = {"Items": [], "Count": 0, "ScannedCount": 1, "LastEvaluatedKey": {"requestId": {"S": "1"}}}
     service.first.append((200, json.dumps(page).encode(), {}))

@@ -100,7 +100,7 @@ def test_the_function_of_the_channel_is_invoked_asynchronously(task: Task, servi
         ("ServiceUnavailable", 503),
     ],
 )
-def test_an_error_of_lambda_that_passes_is_service_unavailable_and_left_to_the_state_to_retry(
+def test_a_transient_lambda_error_is_service_unavailable_and_not_retried(
     task: Task, service: Service, callback: Json, code: str, status: int
 ) -> None:
     service.refuses(code, status)
@@ -118,7 +118,7 @@ def test_an_error_of_lambda_that_passes_is_service_unavailable_and_left_to_the_s
         ("RequestTooLargeException", 413),
     ],
 )
-def test_an_error_of_lambda_that_stays_keeps_its_own_name(
+def test_a_permanent_lambda_error_keeps_its_name(
     task: Task, service: Service, callback: Json, code: str, status: int
 ) -> None:
     service.refuses(code, status)
@@ -127,7 +127,7 @@ def test_an_error_of_lambda_that_stays_keeps_its_own_name(
     assert len(service.requests) == 1
 
 
-def test_a_lambda_that_does_not_answer_is_asked_once_and_given_up_within_the_steps_time(
+def test_a_lambda_that_does_not_answer_is_called_once_and_given_up_in_time(
     task: Task, service: Service, callback: Json, within: Within
 ) -> None:
     service.hangs()
@@ -137,7 +137,7 @@ def test_a_lambda_that_does_not_answer_is_asked_once_and_given_up_within_the_ste
 
 
 @pytest.mark.usefixtures("tables")
-def test_a_lambda_that_cannot_be_reached_is_given_up_within_the_steps_time(
+def test_a_lambda_that_cannot_be_reached_is_given_up_in_time(
     load: Load, deaf: str, callback: Json, within: Within
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=deaf)
@@ -155,7 +155,7 @@ def test_a_refused_connection_is_service_unavailable(load: Load, nobody: str, ca
 # Once per payment
 
 
-def test_another_delivery_of_a_payment_is_a_duplicate_and_names_the_first(
+def test_a_second_delivery_of_a_payment_is_a_duplicate_of_the_first(
     task: Task, service: Service, callback: Json
 ) -> None:
     task.handler(event(callback), context())
@@ -164,7 +164,7 @@ def test_another_delivery_of_a_payment_is_a_duplicate_and_names_the_first(
     assert len(service.requests) == 1
 
 
-def test_a_delivery_that_is_tried_again_after_its_answer_was_lost_is_no_duplicate_and_invokes_nothing(
+def test_a_retry_after_a_lost_answer_is_no_duplicate_and_invokes_nothing(
     task: Task, service: Service, callback: Json
 ) -> None:
     task.handler(event(callback), context())
@@ -172,7 +172,7 @@ def test_a_delivery_that_is_tried_again_after_its_answer_was_lost_is_no_duplicat
     assert len(service.requests) == 1
 
 
-def test_a_payment_is_known_again_after_a_cold_start(task: Task, load: Load, service: Service, callback: Json) -> None:
+def test_a_payment_is_still_known_after_a_cold_start(task: Task, load: Load, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
     restarted = load("invoke_process_paid")
     assert restarted is not task
@@ -181,7 +181,7 @@ def test_a_payment_is_known_again_after_a_cold_start(task: Task, load: Load, ser
 
 
 @pytest.mark.parametrize("other", [{"orderId": "other"}, {"paymentId": "other"}], ids=["orderId", "paymentId"])
-def test_another_payment_is_dispatched_for_itself(
+def test_another_payment_is_dispatched_separately(
     task: Task, service: Service, callback: Json, other: dict[str, str]
 ) -> None:
     task.handler(event(callback), context())
@@ -192,7 +192,7 @@ def test_another_payment_is_dispatched_for_itself(
     assert len(service.requests) == 2
 
 
-def test_a_payment_of_another_channel_is_another_payment(task: Task, service: Service, callback: Json) -> None:
+def test_the_same_ids_in_another_channel_are_another_payment(task: Task, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
     assert task.handler({**event(callback), "channel": "Another"}, context()) == dispatched(callback)
     assert len(service.requests) == 2
@@ -207,7 +207,7 @@ def test_a_payment_of_another_channel_is_another_payment(task: Task, service: Se
         ({"orderId": "1", "paymentId": "2"}, {"orderId": "2", "paymentId": "1"}),
     ],
 )
-def test_ids_do_not_run_into_each_other(
+def test_ids_are_not_confused_when_they_read_the_same_together(
     task: Task, service: Service, callback: Json, first: dict[str, str], second: dict[str, str]
 ) -> None:
     for ids in (first, second):
@@ -216,7 +216,7 @@ def test_ids_do_not_run_into_each_other(
 
 
 @pytest.mark.parametrize("amount", ["1.5", "1.50", "15e-1", "1.5E+0"])
-def test_an_amount_in_another_spelling_is_the_same_payment(
+def test_the_same_amount_in_another_spelling_is_the_same_payment(
     task: Task, service: Service, callback: Json, amount: str
 ) -> None:
     task.handler(event(callback, amount="1.5"), context())
@@ -224,7 +224,7 @@ def test_an_amount_in_another_spelling_is_the_same_payment(
     assert len(service.requests) == 1
 
 
-def test_a_payment_without_amount_is_the_same_when_it_comes_again_without(
+def test_a_payment_without_an_amount_is_the_same_without_one_again(
     task: Task, service: Service, callback: Json
 ) -> None:
     task.handler(event(callback, amount=None), context())
@@ -243,7 +243,7 @@ def test_a_payment_without_amount_is_the_same_when_it_comes_again_without(
     ],
     ids=str,
 )
-def test_a_payment_that_comes_back_with_another_amount_or_user_is_a_conflict_and_not_invoked(
+def test_another_amount_or_user_is_a_conflict_and_not_invoked(
     task: Task, service: Service, callback: Json, first: Json, second: Json
 ) -> None:
     task.handler(event(callback, **first), context())
@@ -254,7 +254,7 @@ def test_a_payment_that_comes_back_with_another_amount_or_user_is_a_conflict_and
     assert len(service.requests) == 1
 
 
-def test_a_conflict_tells_nothing_of_the_first_delivery(task: Task, callback: Json) -> None:
+def test_a_conflict_reveals_nothing_about_the_first_delivery(task: Task, callback: Json) -> None:
     task.handler(event(callback), context())
     with pytest.raises(PaymentConflict) as error:
         task.handler(event(callback, userId="another", amount="7"), context())
@@ -269,7 +269,7 @@ def test_a_conflict_tells_nothing_of_the_first_delivery(task: Task, callback: Js
 @pytest.mark.parametrize(
     "refusal", [("TooManyRequestsException", 429), ("ServiceException", 500), ("AccessDeniedException", 403)], ids=str
 )
-def test_an_invoke_that_fails_gives_the_claim_back_so_that_the_next_attempt_invokes(
+def test_a_failed_invoke_releases_the_claim_for_the_next_attempt(
     task: Task, tables: dict[str, str], service: Service, callback: Json, refusal: tuple[str, int]
 ) -> None:
     service.refuses_once(*refusal)
@@ -281,7 +281,7 @@ def test_an_invoke_that_fails_gives_the_claim_back_so_that_the_next_attempt_invo
     assert len(service.requests) == 2
 
 
-def test_a_duplicate_that_arrives_during_the_dispatch_is_told_so_and_finds_its_result_afterwards(
+def test_a_duplicate_during_the_dispatch_waits_for_its_result(
     task: Task, service: Service, callback: Json, before_invoke: Callable[[Callable[[], None]], None]
 ) -> None:
     refusals = []
@@ -304,7 +304,7 @@ def kill() -> None:
     raise SystemExit
 
 
-def test_an_attempt_that_is_killed_keeps_others_out_while_its_time_lasts(
+def test_a_killed_attempt_keeps_its_claim_until_its_time_is_up(
     task: Task,
     tables: dict[str, str],
     service: Service,
@@ -322,7 +322,7 @@ def test_an_attempt_that_is_killed_keeps_others_out_while_its_time_lasts(
     assert earliest - 1 <= int(claim["in_progress_expiration"]["N"]) <= time.time() * 1000 + 60_000
 
 
-def test_an_attempt_that_is_killed_gives_its_claim_back_when_its_time_is_up(
+def test_a_killed_attempt_loses_its_claim_when_its_time_is_up(
     task: Task, service: Service, callback: Json, before_invoke: Callable[[Callable[[], None]], None]
 ) -> None:
     before_invoke(kill)
@@ -357,7 +357,7 @@ def recorded(tables: dict[str, str], callback: Json) -> Callable[..., None]:
     return put
 
 
-def test_a_payment_that_is_recorded_as_dispatched_is_a_duplicate_though_its_claim_is_not_there(
+def test_a_payment_recorded_as_dispatched_is_a_duplicate_without_a_claim(
     task: Task, tables: dict[str, str], service: Service, callback: Json, recorded: Callable[..., None]
 ) -> None:
     recorded()
@@ -369,7 +369,7 @@ def test_a_payment_that_is_recorded_as_dispatched_is_a_duplicate_though_its_clai
     assert (claim["status"]["S"], json.loads(claim["data"]["S"])) == ("COMPLETED", EARLIER)
 
 
-def test_a_delivery_that_is_recorded_as_dispatched_is_no_duplicate_of_itself(
+def test_a_delivery_recorded_as_dispatched_is_no_duplicate_of_itself(
     task: Task, service: Service, callback: Json, recorded: Callable[..., None]
 ) -> None:
     recorded(deliveryId=callback["deliveryId"], dispatchedBy=callback["deliveryId"])
@@ -390,7 +390,7 @@ def test_a_duplicates_record_names_the_delivery_that_was_dispatched(
     [{"orderId": "other"}, {"paymentId": "other"}, {"channel": "Another"}, {"dispatchedBy": None}],
     ids=["another order", "another payment", "another channel", "not dispatched"],
 )
-def test_a_record_of_something_else_does_not_hold_a_payment_back(
+def test_an_unrelated_record_does_not_block_a_payment(
     task: Task, service: Service, callback: Json, recorded: Callable[..., None], other: Json
 ) -> None:
     recorded(**other)
@@ -409,7 +409,7 @@ def test_a_record_of_something_else_does_not_hold_a_payment_back(
     ],
     ids=str,
 )
-def test_a_payment_that_is_recorded_for_another_amount_or_user_is_a_conflict_and_not_invoked(
+def test_a_record_with_another_amount_or_user_is_a_conflict_and_not_invoked(
     task: Task,
     tables: dict[str, str],
     service: Service,
@@ -430,7 +430,7 @@ def test_a_payment_that_is_recorded_for_another_amount_or_user_is_a_conflict_and
 @pytest.mark.parametrize(
     ("earlier", "now"), [("2339", "2339.00"), ("1.5", "15e-1"), ("1E+2", "100"), ("100", "1E+2"), (None, None)], ids=str
 )
-def test_a_payment_that_is_recorded_with_the_amount_in_another_spelling_is_the_same(
+def test_a_record_with_the_amount_in_another_spelling_is_the_same_payment(
     task: Task, service: Service, callback: Json, recorded: Callable[..., None], earlier: str | None, now: str | None
 ) -> None:
     recorded(amount=earlier and Decimal(earlier))
@@ -438,9 +438,7 @@ def test_a_payment_that_is_recorded_with_the_amount_in_another_spelling_is_the_s
     assert service.requests == []
 
 
-def test_the_latest_records_are_asked_once_however_many_the_order_has(
-    load: Load, service: Service, callback: Json
-) -> None:
+def test_one_page_of_the_latest_records_is_read(load: Load, service: Service, callback: Json) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
     key = {"orderId": {"S": callback["orderId"]}, "deliveryId": {"S": "1"}}
     record = {"dispatchedBy": {"S": EARLIER}, "userId": {"S": callback["userId"]}, "amount": {"N": "2339"}}
@@ -461,7 +459,7 @@ def test_the_latest_records_are_asked_once_however_many_the_order_has(
         ("AccessDeniedException", 400, 1, ClientError),
     ],
 )
-def test_a_payment_whose_records_cannot_be_read_is_not_invoked_and_gives_its_claim_back(
+def test_unreadable_records_prevent_the_invoke_and_release_the_claim(
     load: Load,
     service: Service,
     callback: Json,
@@ -502,7 +500,7 @@ def accepting(load: Load, service: Service) -> Task:
         ("ResourceNotFoundException", 400, 1),
     ],
 )
-def test_a_payment_that_lambda_has_taken_is_dispatched_even_where_that_cannot_be_noted(
+def test_a_payment_that_lambda_accepted_is_dispatched_even_if_not_stored(
     accepting: Task,
     service: Service,
     callback: Json,
@@ -522,7 +520,7 @@ def test_a_payment_that_lambda_has_taken_is_dispatched_even_where_that_cannot_be
     ]
 
 
-def test_a_table_that_does_not_answer_any_more_once_lambda_has_the_payment_costs_neither_the_step_nor_its_time(
+def test_a_table_that_hangs_after_the_invoke_does_not_fail_the_step(
     accepting: Task, service: Service, callback: Json, pauses: list[float], within: Within
 ) -> None:
     accepting.claims.client.meta.events.register_first("before-send.dynamodb.UpdateItem", lambda **_: service.hangs())
@@ -532,7 +530,7 @@ def test_a_table_that_does_not_answer_any_more_once_lambda_has_the_payment_costs
     assert len(pauses) == 1
 
 
-def test_a_payment_whose_dispatch_could_not_be_noted_is_not_handed_on_again_by_its_claim_nor_by_its_record(
+def test_a_dispatch_that_could_not_be_stored_is_never_repeated(
     task: Task, tables: dict[str, str], service: Service, callback: Json, recorded: Callable[..., None], log: Log
 ) -> None:
     def refuse(**_: object) -> None:
@@ -561,7 +559,7 @@ def test_a_payment_whose_dispatch_could_not_be_noted_is_not_handed_on_again_by_i
         ("AccessDeniedException", 403, IdempotencyPersistenceLayerError),
     ],
 )
-def test_a_payment_that_lambda_has_not_taken_fails_also_where_its_claim_cannot_be_given_back(
+def test_a_failed_invoke_is_reported_even_if_its_claim_cannot_be_released(
     load: Load,
     service: Service,
     callback: Json,
@@ -584,7 +582,7 @@ def test_a_payment_that_lambda_has_not_taken_fails_also_where_its_claim_cannot_b
 
 
 @pytest.mark.parametrize("days", [1, 35])
-def test_a_payment_is_remembered_for_as_many_days_as_configured(
+def test_a_payment_is_remembered_for_the_configured_number_of_days(
     load: Load,
     task: Task,  # noqa: ARG001 - for its Lambda
     tables: dict[str, str],
@@ -599,12 +597,12 @@ def test_a_payment_is_remembered_for_as_many_days_as_configured(
     assert earliest <= int(claim["expiration"]["N"]) <= time.time() + days * DAY
 
 
-def test_the_item_expires_by_the_attribute_that_the_template_names(template: Json, task: Task) -> None:
+def test_the_claim_expires_by_the_attribute_that_the_template_names(template: Json, task: Task) -> None:
     properties = template["Resources"]["PaymentIdempotencyTable"]["Properties"]
     assert properties["TimeToLiveSpecification"] == {"AttributeName": task.claims.expiry_attr, "Enabled": True}
 
 
-def test_a_payment_whose_days_are_over_is_dispatched_again_though_its_item_is_still_there(
+def test_an_expired_claim_does_not_block_a_dispatch_even_before_its_removal(
     task: Task, tables: dict[str, str], service: Service, callback: Json
 ) -> None:
     task.handler(event(callback), context())
@@ -616,7 +614,7 @@ def test_a_payment_whose_days_are_over_is_dispatched_again_though_its_item_is_st
     assert len(service.requests) == 2
 
 
-def test_nothing_of_the_user_or_the_body_is_on_the_item(
+def test_the_claim_contains_nothing_of_the_user_or_the_body(
     task: Task, tables: dict[str, str], callback: Json, before_invoke: Callable[[Callable[[], None]], None]
 ) -> None:
     seen: list[Json] = []
@@ -648,7 +646,7 @@ def test_nothing_of_the_user_or_the_body_is_on_the_item(
     ],
     ids=str,
 )
-def test_an_error_of_the_table_that_passes_is_tried_again_once_and_then_service_unavailable(
+def test_a_transient_table_error_is_retried_once_then_service_unavailable(
     load: Load, service: Service, callback: Json, pauses: list[float], refusal: tuple[str, int]
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
@@ -659,7 +657,7 @@ def test_an_error_of_the_table_that_passes_is_tried_again_once_and_then_service_
     assert len(pauses) == 1
 
 
-def test_a_single_throttle_of_the_table_is_not_noticed(
+def test_a_single_throttle_of_the_table_goes_unnoticed(
     load: Load, service: Service, callback: Json, pauses: list[float]
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
@@ -671,7 +669,7 @@ def test_a_single_throttle_of_the_table_is_not_noticed(
 
 
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
-def test_an_error_of_the_table_that_stays_is_named_and_nothing_is_invoked(
+def test_a_permanent_table_error_is_named_and_nothing_is_invoked(
     load: Load, service: Service, callback: Json, code: str
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
@@ -681,7 +679,7 @@ def test_an_error_of_the_table_that_stays_is_named_and_nothing_is_invoked(
     assert calls(service) == ["PutItem"]
 
 
-def test_a_table_that_does_not_answer_is_given_up_within_the_steps_time(
+def test_a_table_that_does_not_answer_is_given_up_in_time(
     load: Load, service: Service, callback: Json, pauses: list[float], within: Within
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=service.url)
@@ -692,7 +690,7 @@ def test_a_table_that_does_not_answer_is_given_up_within_the_steps_time(
     assert len(pauses) == 1
 
 
-def test_a_table_that_cannot_be_reached_is_given_up_within_the_steps_time(
+def test_a_table_that_cannot_be_reached_is_given_up_in_time(
     load: Load, deaf: str, callback: Json, pauses: list[float], within: Within
 ) -> None:
     task = load("invoke_process_paid", AWS_ENDPOINT_URL=deaf)
@@ -726,9 +724,7 @@ def test_the_log_names_the_delivery_but_not_the_user(task: Task, callback: Json,
     assert callback["userId"] not in json.dumps(line)
 
 
-def test_the_log_of_a_duplicate_says_so_and_names_the_first_delivery_but_not_the_user(
-    task: Task, callback: Json, log: Log
-) -> None:
+def test_the_log_of_a_duplicate_names_the_first_delivery_but_not_the_user(task: Task, callback: Json, log: Log) -> None:
     task.handler(event(callback), context())
     task.handler(event(callback, deliveryId=LATER), context())
     _, line = log()
@@ -745,7 +741,7 @@ def test_the_log_of_a_duplicate_says_so_and_names_the_first_delivery_but_not_the
     assert callback["userId"] not in json.dumps(line)
 
 
-def test_nothing_is_logged_as_invoked_that_was_not(task: Task, service: Service, callback: Json, log: Log) -> None:
+def test_a_failed_invoke_is_not_logged_as_invoked(task: Task, service: Service, callback: Json, log: Log) -> None:
     service.refuses("AccessDeniedException", 403)
     with pytest.raises(ClientError):
         task.handler(event(callback), context())

@@ -36,7 +36,7 @@ def test_the_pause_doubles_with_each_attempt_up_to_twelve_hours(
     assert due - MOMENT == timedelta(minutes=minutes)
 
 
-def test_the_time_of_an_attempt_is_written_as_all_our_times(load: Load) -> None:
+def test_the_due_time_is_formatted_in_utc_with_milliseconds(load: Load) -> None:
     moment = MOMENT.astimezone(timezone(timedelta(hours=7)))
     assert load("callbacks.redrives").due_after(0, moment) == "2026-11-22T10:05:00.000Z"
 
@@ -45,9 +45,7 @@ def test_the_time_of_an_attempt_is_written_as_all_our_times(load: Load) -> None:
     ("allowed", "attempt", "is_last"),
     [("8", 1, False), ("8", 7, False), ("8", 8, True), ("8", 9, True), ("1", 1, True), ("20", 19, False)],
 )
-def test_the_last_attempt_is_the_one_that_the_setting_names(
-    load: Load, allowed: str, attempt: int, is_last: bool
-) -> None:
+def test_the_last_attempt_is_the_one_in_the_settings(load: Load, allowed: str, attempt: int, is_last: bool) -> None:
     assert load("callbacks.redrives", REDRIVE_ATTEMPTS=allowed).is_last(attempt) is is_last
 
 
@@ -71,7 +69,5 @@ def test_without_its_settings_nothing_can_be_planned(load: Load, variable: str) 
         ("\ud83c" * 32_769, True),
     ],
 )
-def test_a_delivery_is_too_large_where_a_state_could_not_hold_it_twice(
-    load: Load, body: str, is_too_large: bool
-) -> None:
+def test_a_delivery_is_too_large_if_a_state_cannot_hold_it_twice(load: Load, body: str, is_too_large: bool) -> None:
     assert load("callbacks.redrives").is_too_large({"body": body}) is is_too_large

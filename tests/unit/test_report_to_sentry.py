@@ -72,14 +72,14 @@ def test_failures_are_grouped_by_function_step_and_error_whatever_the_order(
     assert events[0]["event_id"] != events[1]["event_id"]
 
 
-def test_ids_that_are_not_to_be_found_are_unknown(task: Task, service: Service, failure: Json) -> None:
+def test_ids_that_cannot_be_found_are_unknown(task: Task, service: Service, failure: Json) -> None:
     failure["event"]["body"] = "nothing to be found"
     task.handler(failure, None)
     tags = sent(service)["tags"]
     assert (tags["orderId"], tags["chargeId"]) == ("unknown", "unknown")
 
 
-def test_nothing_of_the_user_the_body_or_the_headers_leaves(task: Task, service: Service, failure: Json) -> None:
+def test_nothing_of_the_user_the_body_or_the_headers_is_sent(task: Task, service: Service, failure: Json) -> None:
     task.handler(failure, None)
     (request,) = service.requests
     assert b"482500007436" in request.body
@@ -97,7 +97,7 @@ def test_nothing_of_the_user_the_body_or_the_headers_leaves(task: Task, service:
         *((status, "ServiceUnavailable") for status in (429, 500, 503)),
     ],
 )
-def test_a_sentry_that_does_not_take_the_event_is_asked_once(
+def test_an_event_that_sentry_rejects_is_sent_once(
     task: Task, service: Service, failure: Json, status: int, error: str, within: Within
 ) -> None:
     service.answers(status, **{"Retry-After": "60", "Location": f"{service.url}/elsewhere"})
@@ -107,7 +107,7 @@ def test_a_sentry_that_does_not_take_the_event_is_asked_once(
     assert len(service.requests) == 1
 
 
-def test_a_refusal_does_not_silence_the_next_event(task: Task, service: Service, failure: Json) -> None:
+def test_a_rate_limit_does_not_silence_the_next_event(task: Task, service: Service, failure: Json) -> None:
     # The SDK's own transport drops events while Retry-After lasts.
     service.answers(429, **{"Retry-After": "60", "X-Sentry-Rate-Limits": "60::organization"})
     with pytest.raises(ServiceUnavailable):
@@ -117,7 +117,7 @@ def test_a_refusal_does_not_silence_the_next_event(task: Task, service: Service,
     assert len(service.requests) == 2
 
 
-def test_a_sentry_that_does_not_answer_is_given_up_within_the_steps_time(
+def test_a_sentry_that_does_not_answer_is_given_up_in_time(
     task: Task, service: Service, failure: Json, within: Within
 ) -> None:
     service.hangs()
@@ -126,7 +126,7 @@ def test_a_sentry_that_does_not_answer_is_given_up_within_the_steps_time(
     assert len(service.requests) == 1
 
 
-def test_a_sentry_that_cannot_be_reached_is_given_up_within_the_steps_time(
+def test_a_sentry_that_cannot_be_reached_is_given_up_in_time(
     load: Load, deaf: str, failure: Json, within: Within
 ) -> None:
     task = load("report_to_sentry", SENTRY_DSN=dsn(deaf))
@@ -152,7 +152,7 @@ def test_without_a_dsn_sentry_is_off_and_the_report_says_why(load: Load, failure
 @pytest.mark.parametrize(
     "malformed", ["sentry", "https://sentry.example/1", "https://public@sentry.example", "ftp://a@b/1"]
 )
-def test_a_malformed_dsn_fails_at_the_start(load: Load, malformed: str) -> None:
+def test_a_malformed_dsn_fails_at_import(load: Load, malformed: str) -> None:
     with pytest.raises(BadDsn):
         load("report_to_sentry", SENTRY_DSN=malformed)
 

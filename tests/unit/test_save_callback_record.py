@@ -82,7 +82,7 @@ def test_an_amount_is_stored_exactly(task: Task, tables: dict[str, str], callbac
     assert Decimal(item["amount"]["N"]) == Decimal(amount)
 
 
-def test_what_a_callback_leaves_out_is_not_on_its_item(task: Task, tables: dict[str, str], callback: Json) -> None:
+def test_a_field_that_a_callback_omits_is_not_on_its_item(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     optional = ("amount", "message", "sourceIp", "signatureHeaders")
     task.handler(event(table, callback, **dict.fromkeys(optional)), None)
@@ -91,7 +91,7 @@ def test_what_a_callback_leaves_out_is_not_on_its_item(task: Task, tables: dict[
 
 
 @pytest.mark.parametrize("note", ["off", "passed", "InvalidSignature: webhook-id: is missing", "ServiceUnavailable"])
-def test_what_came_of_the_signature_check_is_noted_on_the_item(
+def test_the_verdict_on_the_signature_is_on_the_item(
     task: Task, tables: dict[str, str], callback: Json, note: str
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
@@ -109,7 +109,7 @@ def test_a_declined_payment_and_its_empty_message_are_stored(
     assert (item["success"], item["message"]) == ({"BOOL": False}, {"S": ""})
 
 
-def test_a_paid_delivery_waits_for_its_dispatch_and_a_declined_one_for_nothing(
+def test_a_paid_delivery_waits_for_its_dispatch_a_declined_one_does_not(
     task: Task, tables: dict[str, str], callback: Json
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
@@ -119,7 +119,7 @@ def test_a_paid_delivery_waits_for_its_dispatch_and_a_declined_one_for_nothing(
     assert undispatched(table) == ["paid"]
 
 
-def test_a_retry_of_a_delivery_that_is_dispatched_does_not_make_it_wait_again(
+def test_a_retry_of_a_dispatched_delivery_does_not_make_it_wait_again(
     task: Task, tables: dict[str, str], callback: Json
 ) -> None:
     table = tables["WalletCallbackRecordTable"]
@@ -131,7 +131,7 @@ def test_a_retry_of_a_delivery_that_is_dispatched_does_not_make_it_wait_again(
     assert undispatched(table) == []
 
 
-def test_text_of_all_kinds_is_stored_as_it_is(task: Task, tables: dict[str, str], callback: Json) -> None:
+def test_any_text_is_stored_unchanged(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     text = 'O\'Brien "ชำระ" 🎉 \\ / \x00\r\n'
     task.handler(event(table, callback, message=text, extra=json.dumps({"a": text}), body=text), None)
@@ -139,7 +139,7 @@ def test_text_of_all_kinds_is_stored_as_it_is(task: Task, tables: dict[str, str]
     assert (item["message"]["S"], json.loads(item["extra"]["S"])["a"], item["body"]["S"]) == (text, text, text)
 
 
-def test_a_retry_of_a_delivery_adds_no_item_and_says_so(task: Task, tables: dict[str, str], callback: Json) -> None:
+def test_a_retry_of_a_delivery_adds_no_item_and_reports_it(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     task.handler(event(table, callback), None)
     (first,) = items(table)
@@ -161,7 +161,7 @@ def test_deliveries_of_one_order_are_read_by_one_query_in_order_of_arrival(
     assert [item["deliveryId"] for item in found] == sorted(arrivals)
 
 
-def test_each_channel_has_a_table_of_its_own(task: Task, tables: dict[str, str], callback: Json) -> None:
+def test_each_channel_has_its_own_table(task: Task, tables: dict[str, str], callback: Json) -> None:
     table = tables["WalletCallbackRecordTable"]
     boto3.client("dynamodb").create_table(**TEMPLATE_TABLE | {"TableName": "another-channel"})
     task.handler(event(table, callback), None)
@@ -171,7 +171,7 @@ def test_each_channel_has_a_table_of_its_own(task: Task, tables: dict[str, str],
 
 
 @pytest.mark.parametrize(("code", "status"), [("ThrottlingException", 400), ("InternalServerError", 500)])
-def test_a_single_refusal_of_dynamodb_is_not_noticed(
+def test_a_single_error_of_dynamodb_goes_unnoticed(
     load: Load, service: Service, callback: Json, pauses: list[float], code: str, status: int
 ) -> None:
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
@@ -182,7 +182,7 @@ def test_a_single_refusal_of_dynamodb_is_not_noticed(
     assert len(pauses) == 1
 
 
-def test_a_record_that_was_written_though_dynamodb_failed_is_found_by_the_second_attempt(
+def test_a_record_written_despite_an_error_is_found_by_the_retry(
     load: Load, service: Service, callback: Json, pauses: list[float]
 ) -> None:
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)

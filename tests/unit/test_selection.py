@@ -35,7 +35,7 @@ def test_a_selection_is_what_its_members_say(event: Json, selection: Selection) 
     assert Selection.from_event(event) == selection
 
 
-def test_who_names_no_limit_gets_the_greatest() -> None:
+def test_the_default_limit_is_the_maximum() -> None:
     assert Selection.from_event({}).limit == MAX_FAILURES
 
 
@@ -49,7 +49,7 @@ def test_who_names_no_limit_gets_the_greatest() -> None:
         ({"since": "2026-11-22T10:00:00Z"}, True),
     ],
 )
-def test_a_person_has_asked_where_it_is_named_what_is_meant(event: Json, is_manual: bool) -> None:
+def test_a_selection_is_manual_if_it_names_a_delivery_an_order_or_a_time(event: Json, is_manual: bool) -> None:
     assert Selection.from_event(event).is_manual is is_manual
 
 
@@ -67,11 +67,11 @@ def test_a_person_has_asked_where_it_is_named_what_is_meant(event: Json, is_manu
         ("-redrive-8", "-redrive-8"),
     ],
 )
-def test_the_request_id_of_a_repeat_selects_its_delivery(request_id: str, delivery: str) -> None:
+def test_the_request_id_of_a_redrive_selects_its_delivery(request_id: str, delivery: str) -> None:
     assert Selection.from_event({"requestId": request_id}) == Selection(request_id=delivery)
 
 
-def test_only_a_request_id_can_be_that_of_a_repeat() -> None:
+def test_only_a_request_id_can_be_that_of_a_redrive() -> None:
     assert Selection.from_event({"orderId": "1-redrive-8"}) == Selection(order_id="1-redrive-8")
 
 
@@ -85,7 +85,7 @@ def test_only_a_request_id_can_be_that_of_a_repeat() -> None:
         ("2026-11-22 06:30:00-03:30", "2026-11-22T10:00:00.000Z"),
     ],
 )
-def test_a_time_is_compared_in_the_form_in_which_it_is_kept(since: str, read: str) -> None:
+def test_a_time_is_converted_to_the_stored_form(since: str, read: str) -> None:
     assert Selection.from_event({"since": since}).since == read
 
 
@@ -119,13 +119,13 @@ def test_a_time_is_compared_in_the_form_in_which_it_is_kept(since: str, read: st
         ({"since": "2026-11-22"}, "since: must include a time zone, such as 2026-11-22T10:00:00Z"),
     ],
 )
-def test_a_selection_that_is_misspelt_is_refused_and_never_taken_for_all_that_are_due(event: Any, message: str) -> None:
+def test_a_misspelt_selection_is_refused_not_taken_for_everything_due(event: Any, message: str) -> None:
     with pytest.raises(InvalidSelection, match=f"^{re.escape(message)}$"):
         Selection.from_event(event)
 
 
 @pytest.mark.parametrize("member", ["requestId", "orderId", "since"])
 @pytest.mark.parametrize("value", [None, "", 7, True, [], {"S": "1"}])
-def test_a_selection_of_nothing_is_refused(member: str, value: object) -> None:
+def test_an_empty_selection_value_is_refused(member: str, value: object) -> None:
     with pytest.raises(InvalidSelection, match=f"^{member}: must be a non-empty string$"):
         Selection.from_event({member: value})

@@ -45,7 +45,7 @@ def mail(load: Load, service: Service) -> Callable[..., dict[str, str]]:
     return sent
 
 
-def test_a_failure_is_mailed_by_a_verified_sender(load: Load, ses: Any, failure: Json) -> None:
+def test_an_email_about_a_failure_is_sent_by_a_verified_sender(load: Load, ses: Any, failure: Json) -> None:
     result = load("send_error_email").handler(failure, None)
     (message,) = ses.sent_messages
     assert result == {"reported": True, "messageId": message.id}
@@ -54,7 +54,7 @@ def test_a_failure_is_mailed_by_a_verified_sender(load: Load, ses: Any, failure:
     assert message.subject == "[test] BankApp callback failed: ServiceUnavailable"
 
 
-def test_a_mail_goes_to_all_recipients(load: Load, ses: Any, failure: Json) -> None:
+def test_an_email_goes_to_all_recipients(load: Load, ses: Any, failure: Json) -> None:
     load("send_error_email", EMAIL_TO="a@example.com,b@example.com,c@example.org").handler(failure, None)
     (message,) = ses.sent_messages
     assert message.destinations["ToAddresses"] == ["a@example.com", "b@example.com", "c@example.org"]
@@ -95,14 +95,14 @@ def test_the_subject_names_the_environment(mail: Callable[..., dict[str, str]], 
     assert "Environment: prod\n" in sent["Message.Body.Text.Data"]
 
 
-def test_ids_that_are_not_to_be_found_are_unknown(mail: Callable[..., dict[str, str]], failure: Json) -> None:
+def test_ids_that_cannot_be_found_are_unknown(mail: Callable[..., dict[str, str]], failure: Json) -> None:
     failure["event"]["body"] = "nothing to be found"
     text = mail(failure)["Message.Body.Text.Data"]
     assert "Order:       unknown\n" in text
     assert "Charge:      unknown\n" in text
 
 
-def test_a_mail_holds_nothing_of_the_user_the_body_or_the_headers(
+def test_an_email_contains_nothing_of_the_user_the_body_or_the_headers(
     mail: Callable[..., dict[str, str]], failure: Json
 ) -> None:
     sent = "\n".join(mail(failure).values())
@@ -111,7 +111,7 @@ def test_a_mail_holds_nothing_of_the_user_the_body_or_the_headers(
         assert private not in sent
 
 
-def test_an_unverified_sender_is_an_error_that_stays(load: Load, ses: Any, failure: Json) -> None:
+def test_an_unverified_sender_is_a_permanent_error(load: Load, ses: Any, failure: Json) -> None:
     task = load("send_error_email", EMAIL_FROM="stranger@example.net")
     with pytest.raises(ClientError, match="MessageRejected"):
         task.handler(failure, None)
@@ -121,7 +121,7 @@ def test_an_unverified_sender_is_an_error_that_stays(load: Load, ses: Any, failu
 @pytest.mark.parametrize(
     ("code", "status"), [("Throttling", 400), ("ServiceUnavailable", 503), ("InternalFailure", 500)]
 )
-def test_an_error_of_ses_that_passes_is_service_unavailable_and_left_to_the_state_to_retry(
+def test_a_transient_ses_error_is_service_unavailable_and_not_retried(
     load: Load, service: Service, failure: Json, code: str, status: int
 ) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
@@ -132,7 +132,7 @@ def test_an_error_of_ses_that_passes_is_service_unavailable_and_left_to_the_stat
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "MessageRejected", "MailFromDomainNotVerifiedException"])
-def test_an_error_of_ses_that_stays_keeps_its_own_name(load: Load, service: Service, failure: Json, code: str) -> None:
+def test_a_permanent_ses_error_keeps_its_name(load: Load, service: Service, failure: Json, code: str) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.answers(400, refusal(code))
     with pytest.raises(ClientError, match=code):
@@ -140,7 +140,7 @@ def test_an_error_of_ses_that_stays_keeps_its_own_name(load: Load, service: Serv
     assert len(service.requests) == 1
 
 
-def test_an_ses_that_does_not_answer_is_asked_once_and_given_up_within_the_steps_time(
+def test_an_ses_that_does_not_answer_is_called_once_and_given_up_in_time(
     load: Load, service: Service, failure: Json, within: Within
 ) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
@@ -150,7 +150,7 @@ def test_an_ses_that_does_not_answer_is_asked_once_and_given_up_within_the_steps
     assert len(service.requests) == 1
 
 
-def test_an_ses_that_cannot_be_reached_is_given_up_within_the_steps_time(
+def test_an_ses_that_cannot_be_reached_is_given_up_in_time(
     load: Load, deaf: str, failure: Json, within: Within
 ) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=deaf)
@@ -158,7 +158,7 @@ def test_an_ses_that_cannot_be_reached_is_given_up_within_the_steps_time(
         task.handler(failure, None)
 
 
-def test_the_guard_knows_the_kind_of_a_failure_and_nothing_of_the_order(
+def test_the_alert_table_knows_the_kind_of_failure_but_no_order(
     load: Load, ses: Any, failure: Json, guard: str
 ) -> None:
     task = load("send_error_email")

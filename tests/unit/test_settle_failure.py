@@ -45,9 +45,7 @@ def only(error_log: Table) -> Json:
 # What came of it
 
 
-def test_a_delivery_that_was_processed_is_resolved_and_not_run_again(
-    task: Task, error_log: Table, claimed: Put
-) -> None:
+def test_a_delivery_that_was_processed_is_resolved(task: Task, error_log: Table, claimed: Put) -> None:
     before = claimed()
     assert task.handler(event(DONE), None) == {
         "requestId": "8f7e6d5c",
@@ -76,7 +74,7 @@ def test_a_delivery_that_was_processed_is_resolved_and_not_run_again(
         ({"Status": "TIMED_OUT"}, "TIMED_OUT"),
     ],
 )
-def test_a_delivery_that_fails_again_stays_open_with_what_it_was_answered(
+def test_a_delivery_that_fails_again_stays_open_with_its_answer(
     task: Task, error_log: Table, claimed: Put, run: Json, result: str
 ) -> None:
     claimed()
@@ -87,7 +85,7 @@ def test_a_delivery_that_fails_again_stays_open_with_what_it_was_answered(
 
 
 @pytest.mark.parametrize(("attempt", "minutes"), [(1, 10), (2, 20), (7, 640)])
-def test_a_delivery_that_fails_again_is_due_after_twice_the_last_pause(
+def test_a_delivery_that_fails_again_is_due_after_twice_the_last_delay(
     task: Task, error_log: Table, claimed: Put, attempt: int, minutes: int
 ) -> None:
     claimed(attempts=attempt)
@@ -110,7 +108,9 @@ def test_a_delivery_whose_last_attempt_fails_is_given_up(
     assert "nextAttemptAt" not in item
 
 
-def test_what_cannot_be_run_again_is_given_up_at_whatever_attempt(task: Task, error_log: Table, claimed: Put) -> None:
+def test_a_delivery_that_cannot_be_redriven_is_given_up_at_any_attempt(
+    task: Task, error_log: Table, claimed: Put
+) -> None:
     claimed()
     outcome = task.handler(event({"reason": "The delivery is too large to redrive"}), None)
     assert (outcome["status"], outcome["lastResult"]) == ("given up", "The delivery is too large to redrive")
@@ -123,14 +123,14 @@ def test_a_delivery_whose_last_attempt_succeeds_is_resolved(task: Task, error_lo
     assert only(error_log)["status"] == "resolved"
 
 
-def test_a_payment_whose_dispatch_is_not_on_its_record_is_not_done(task: Task, error_log: Table, claimed: Put) -> None:
+def test_a_payment_without_a_confirmed_dispatch_is_not_resolved(task: Task, error_log: Table, claimed: Put) -> None:
     claimed()
     output = json.loads(DONE["Output"]) | {"isDone": False}
     assert task.handler(event({**DONE, "Output": json.dumps(output)}), None)["status"] == "open"
     assert "nextAttemptAt" in only(error_log)
 
 
-def test_an_execution_that_was_cut_off_refuses_nothing(task: Task, error_log: Table, claimed: Put) -> None:
+def test_an_execution_that_was_cut_off_is_no_refusal(task: Task, error_log: Table, claimed: Put) -> None:
     claimed(error="InvalidCallback")
     assert task.handler(event(TIMED_OUT), None)["lastResult"] == "TIMED_OUT"
     assert "nextAttemptAt" in only(error_log)
@@ -138,7 +138,7 @@ def test_an_execution_that_was_cut_off_refuses_nothing(task: Task, error_log: Ta
 
 @pytest.mark.parametrize("attempt", [1, 8])
 @pytest.mark.parametrize("error", ["InvalidCallback", "PaymentConflict"])
-def test_a_delivery_that_is_refused_waits_for_a_person(
+def test_a_refused_delivery_waits_for_an_operator(
     task: Task, error_log: Table, claimed: Put, error: str, attempt: int
 ) -> None:
     claimed(error=error, attempts=attempt)
@@ -148,7 +148,7 @@ def test_a_delivery_that_is_refused_waits_for_a_person(
     assert "nextAttemptAt" not in item
 
 
-def test_a_delivery_that_was_refused_once_and_is_taken_now_is_resolved(
+def test_a_delivery_that_was_refused_and_is_now_accepted_is_resolved(
     task: Task, error_log: Table, claimed: Put
 ) -> None:
     claimed(error="InvalidCallback")
@@ -156,7 +156,7 @@ def test_a_delivery_that_was_refused_once_and_is_taken_now_is_resolved(
     assert only(error_log)["status"] == "resolved"
 
 
-def test_what_the_execution_has_reported_of_itself_is_what_decides(
+def test_the_error_that_the_redrive_itself_reported_decides(
     load: Load, task: Task, error_log: Table, claimed: Put, failure: Json
 ) -> None:
     claimed()
@@ -169,7 +169,7 @@ def test_what_the_execution_has_reported_of_itself_is_what_decides(
 
 @pytest.mark.parametrize("run", [DONE, TIMED_OUT], ids=["done", "timed out"])
 @pytest.mark.parametrize("attempt", [1, 8])
-def test_a_result_that_is_noted_a_second_time_says_the_same(
+def test_settling_a_failure_twice_has_the_same_outcome(
     task: Task, error_log: Table, claimed: Put, run: Json, attempt: int
 ) -> None:
     claimed(attempts=attempt)
@@ -186,7 +186,7 @@ def test_a_result_that_is_noted_a_second_time_says_the_same(
 
 @pytest.mark.parametrize("run", [DONE, FAILED], ids=["done", "failed"])
 @pytest.mark.parametrize("status", ["redriven", "resolved", "given up"])
-def test_a_result_that_comes_after_a_later_run_has_taken_over_changes_nothing(
+def test_a_result_that_arrives_after_a_later_run_changes_nothing(
     task: Task, error_log: Table, claimed: Put, status: str, run: Json
 ) -> None:
     before = claimed(status=status, attempts=2, lastResult="200 done")
@@ -200,7 +200,7 @@ def test_a_result_that_comes_after_a_later_run_has_taken_over_changes_nothing(
     assert only(error_log) == before
 
 
-def test_a_run_that_takes_over_at_the_very_moment_keeps_what_it_wrote(
+def test_a_run_that_takes_over_meanwhile_keeps_what_it_wrote(
     task: Task, error_log: Table, claimed: Put, before_call: BeforeCall
 ) -> None:
     claimed()
@@ -213,9 +213,7 @@ def test_a_run_that_takes_over_at_the_very_moment_keeps_what_it_wrote(
 # The log, and what can go wrong
 
 
-def test_the_log_says_what_came_of_the_delivery_and_nothing_of_what_is_in_it(
-    task: Task, claimed: Put, log: Log
-) -> None:
+def test_the_log_has_the_outcome_but_nothing_of_the_delivery(task: Task, claimed: Put, log: Log) -> None:
     claimed(event=json.dumps({"body": '{"userId": "somebody"}'}))
     task.handler(event(DONE), None)
     (line,) = log()
@@ -229,12 +227,12 @@ def test_the_log_says_what_came_of_the_delivery_and_nothing_of_what_is_in_it(
     assert "somebody" not in json.dumps(line)
 
 
-def test_a_delivery_of_no_order_is_settled_too(task: Task, claimed: Put) -> None:
+def test_a_delivery_without_an_order_is_settled(task: Task, claimed: Put) -> None:
     claimed(orderId=None)
     assert task.handler(event(DONE), None)["orderId"] is None
 
 
-def test_a_failure_that_is_not_there_is_an_error(task: Task, error_log: Table) -> None:
+def test_an_unknown_failure_is_an_error(task: Task, error_log: Table) -> None:
     with pytest.raises(DoesNotExist):
         task.handler(event(DONE), None)
     assert error_log.scan()["Items"] == []

@@ -23,7 +23,7 @@ MODELS: list[tuple[type[Model], str, set[str]]] = [
 
 
 @pytest.mark.parametrize(("model", "logical_id", "sparse"), MODELS)
-def test_the_keys_are_the_templates(template: Json, model: type[Model], logical_id: str, sparse: set[str]) -> None:
+def test_the_keys_match_the_template(template: Json, model: type[Model], logical_id: str, sparse: set[str]) -> None:
     properties = template["Resources"][logical_id]["Properties"]
     types = {
         definition["AttributeName"]: definition["AttributeType"] for definition in properties["AttributeDefinitions"]
@@ -47,7 +47,7 @@ def test_the_keys_are_the_templates(template: Json, model: type[Model], logical_
 
 
 @pytest.mark.parametrize(("model", "logical_id"), [entry[:2] for entry in MODELS])
-def test_the_indexes_are_the_templates(template: Json, model: type[Model], logical_id: str) -> None:
+def test_the_indexes_match_the_template(template: Json, model: type[Model], logical_id: str) -> None:
     own = {
         name: {
             "HASH" if attribute.is_hash_key else "RANGE": key
@@ -64,7 +64,7 @@ def test_the_indexes_are_the_templates(template: Json, model: type[Model], logic
 
 
 @pytest.mark.parametrize("kind", [PutError, UpdateError])
-def test_a_write_is_not_done_where_its_own_condition_refused_it(kind: type[PynamoDBException]) -> None:
+def test_a_write_fails_quietly_only_if_its_own_condition_fails(kind: type[PynamoDBException]) -> None:
     def refuse_with(cause: Exception) -> Callable[[], object]:
         return Mock(side_effect=kind("no", cause))
 
@@ -78,7 +78,7 @@ def test_a_write_is_not_done_where_its_own_condition_refused_it(kind: type[Pynam
             try_write(refuse_with(cause))
 
 
-def test_a_model_is_bound_to_the_table_of_the_given_name_with_timeouts_and_one_retry() -> None:
+def test_a_model_is_bound_to_a_table_with_timeouts_and_one_retry() -> None:
     record = bind(CallbackRecord, "some-table")
     meta: Any = record.Meta
     assert issubclass(record, CallbackRecord)
@@ -86,7 +86,7 @@ def test_a_model_is_bound_to_the_table_of_the_given_name_with_timeouts_and_one_r
     assert (meta.connect_timeout_seconds, meta.read_timeout_seconds, meta.max_retry_attempts) == (0.4, 0.5, 1)
 
 
-def test_a_table_is_bound_once_so_that_its_connection_is_kept() -> None:
+def test_a_table_is_bound_once_and_keeps_its_connection() -> None:
     assert bind(CallbackRecord, "one") is bind(CallbackRecord, "one")
     assert bind(CallbackRecord, "one") is not bind(CallbackRecord, "other")
     assert bind(CallbackRecord, "one") is not bind(CallbackError, "one")

@@ -30,7 +30,7 @@ moments = st.builds(
         (datetime(1, 2, 3, tzinfo=UTC), "0001-02-03T00:00:00.000Z"),
     ],
 )
-def test_a_time_is_written_in_utc_with_its_milliseconds(moment: datetime, text: str) -> None:
+def test_a_time_is_formatted_in_utc_with_milliseconds(moment: datetime, text: str) -> None:
     assert times.iso(moment) == text
 
 
@@ -52,14 +52,14 @@ def test_a_time_is_read_in_milliseconds_since_1970(text: str, milliseconds: int)
 @given(moments)
 @example(datetime(2026, 11, 22, 10, 0, 0, 1_999, tzinfo=UTC))
 @example(datetime(9999, 12, 29, 23, 59, 59, 999_999, tzinfo=UTC))
-def test_a_time_that_was_written_is_read_to_the_millisecond(moment: datetime) -> None:
+def test_a_formatted_time_is_read_back_to_the_millisecond(moment: datetime) -> None:
     assert times.milliseconds(times.iso(moment)) == (moment - EPOCH) // MILLISECOND
 
 
 # Until 2242, as model.received_at reads them.
 @given(st.integers(0, 2**33 * 1000 - 1))
 @example(1795341600009)
-def test_the_time_of_receipt_is_the_same_when_a_delivery_comes_with_it_again(milliseconds: int) -> None:
+def test_the_time_of_receipt_survives_a_redrive(milliseconds: int) -> None:
     text = model.received_at({"receivedAt": milliseconds}, "")
     assert model.received_at({"receivedAt": times.milliseconds(text)}, "") == text
 
@@ -72,7 +72,7 @@ def test_text_sorts_as_time_does(first: datetime, second: datetime) -> None:
     assert len(one) == len(other) == len("2026-11-22T10:00:00.000Z")
 
 
-def test_now_is_this_moment_in_utc() -> None:
+def test_now_is_the_current_time_in_utc() -> None:
     before = datetime.now(UTC)
     now = times.now()
     assert before <= now <= datetime.now(UTC)

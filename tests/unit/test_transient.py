@@ -55,7 +55,7 @@ STAYING: dict[str, Exception] = {
 
 
 @pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
-def test_an_error_that_passes_is_service_unavailable(error: Exception) -> None:
+def test_a_transient_error_is_service_unavailable(error: Exception) -> None:
     with pytest.raises(ServiceUnavailable) as raised, translate_transient_errors():
         raise error
     assert str(raised.value) == str(error)
@@ -63,7 +63,7 @@ def test_an_error_that_passes_is_service_unavailable(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", STAYING.values(), ids=STAYING)
-def test_an_error_that_stays_passes_as_it_is(error: Exception) -> None:
+def test_a_permanent_error_is_raised_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, translate_transient_errors():
         raise error
     assert raised.value is error
@@ -72,24 +72,24 @@ def test_an_error_that_stays_passes_as_it_is(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("code", "status"), [("ProvisionedThroughputExceededException", 400), ("InternalServerError", 500)]
 )
-def test_an_error_that_passes_is_found_in_pynamodbs(code: str, status: int) -> None:
+def test_a_transient_error_is_found_inside_one_of_pynamodb(code: str, status: int) -> None:
     with pytest.raises(ServiceUnavailable), translate_transient_errors():
         raise put_error(code, status)
 
 
 @pytest.mark.parametrize("code", ["ConditionalCheckFailedException", "AccessDeniedException"])
-def test_an_error_that_stays_is_pynamodbs_own(code: str) -> None:
+def test_a_permanent_error_inside_one_of_pynamodb_is_raised_unchanged(code: str) -> None:
     with pytest.raises(PutError), translate_transient_errors():
         raise put_error(code, 400)
 
 
-def test_what_does_not_fail_is_left_alone() -> None:
+def test_a_block_without_an_error_is_left_alone() -> None:
     done: list[Any] = []
     with translate_transient_errors():
         done.append(1)
     assert done == [1]
 
 
-def test_a_stop_of_the_interpreter_is_left_alone() -> None:
+def test_a_keyboard_interrupt_is_left_alone() -> None:
     with pytest.raises(KeyboardInterrupt), translate_transient_errors():
         raise KeyboardInterrupt

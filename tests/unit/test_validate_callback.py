@@ -46,7 +46,7 @@ def test_a_declined_payment_is_a_valid_callback(task: Task) -> None:
     assert (result["success"], result["message"]) == (False, "Insufficient funds")
 
 
-def test_what_is_missing_is_there_as_null(task: Task) -> None:
+def test_a_missing_optional_field_is_null(task: Task) -> None:
     result = task.handler(event("only-required-fields"), None)
     assert (result["amount"], result["message"], result["extra"]) == (None, None, "{}")
 
@@ -54,16 +54,16 @@ def test_what_is_missing_is_there_as_null(task: Task) -> None:
 @pytest.mark.parametrize(
     ("name", "amount"), [("exact-amount", "90071992547409.93"), ("unknown-fields", "1.50"), ("paid", "2339.0")]
 )
-def test_an_amount_is_text_so_that_it_stays_exact(task: Task, name: str, amount: str) -> None:
+def test_an_amount_is_text_to_stay_exact(task: Task, name: str, amount: str) -> None:
     assert task.handler(event(name), None)["amount"] == amount
 
 
-def test_unknown_fields_travel_as_text(task: Task) -> None:
+def test_unknown_fields_are_passed_on_as_text(task: Task) -> None:
     extra = task.handler(event("unknown-fields"), None)["extra"]
     assert json.loads(extra) == {"currency": "THB", "fee": "0.10", "bank": {"code": "004", "branches": [1, 2]}}
 
 
-def test_the_body_is_returned_as_it_was_received(task: Task) -> None:
+def test_the_body_is_returned_unchanged(task: Task) -> None:
     received = event("text-of-all-kinds")
     result = task.handler(received, None)
     assert result["body"] == received["delivery"]["body"]
@@ -73,7 +73,7 @@ def test_the_body_is_returned_as_it_was_received(task: Task) -> None:
 @pytest.mark.parametrize(
     "name", ["paid", "declined", "exact-amount", "only-required-fields", "text-of-all-kinds", "unknown-fields"]
 )
-def test_what_is_returned_is_json_that_step_functions_can_pass_on(task: Task, name: str) -> None:
+def test_the_result_is_json_that_step_functions_can_pass_on(task: Task, name: str) -> None:
     result = task.handler(event(name), None)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
@@ -87,16 +87,14 @@ def test_what_is_returned_is_json_that_step_functions_can_pass_on(task: Task, na
         ("duplicate-keys", "success: appears more than once"),
     ],
 )
-def test_an_invalid_callback_is_refused_under_the_name_that_the_workflow_knows(
-    task: Task, name: str, message: str
-) -> None:
+def test_an_invalid_callback_is_refused_with_a_message(task: Task, name: str, message: str) -> None:
     with pytest.raises(InvalidCallback) as error:
         task.handler(event(name), None)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("unusable", [None, "", "x" * 129])
-def test_a_delivery_without_a_usable_identity_takes_the_executions(task: Task, unusable: str | None) -> None:
+def test_a_delivery_without_a_usable_identity_takes_its_executions(task: Task, unusable: str | None) -> None:
     result = task.handler(event("paid", requestId=unusable, receivedAt=unusable, sourceIp=None), None)
     assert result["requestId"] == "execution-name"
     assert result["receivedAt"] == "2026-11-22T11:00:00.456Z"

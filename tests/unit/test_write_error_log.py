@@ -20,7 +20,7 @@ def items(tables: dict[str, str]) -> Log:
     return lambda: boto3.client("dynamodb").scan(TableName=tables["CallbackErrorLogTable"])["Items"]
 
 
-def test_all_that_is_known_of_a_failure_is_on_its_item(task: Task, items: Log, failure: Json) -> None:
+def test_everything_known_about_a_failure_is_on_its_item(task: Task, items: Log, failure: Json) -> None:
     assert task.handler(failure, None) == {"reported": True}
     (item,) = items()
     assert json.loads(item.pop("event")["S"]) == failure["event"]
@@ -61,7 +61,7 @@ def test_the_failures_of_a_function_are_read_by_one_query_in_order_of_time(
     assert [item["occurredAt"] for item in found["Items"]] == sorted(times)
 
 
-def test_the_body_of_every_event_can_be_played_again_from_its_item(task: Task, items: Log, failure: Json) -> None:
+def test_the_body_of_every_event_can_be_restored_from_its_item(task: Task, items: Log, failure: Json) -> None:
     bodies = {file.stem: json.loads(file.read_text())["body"] for file in EVENTS.glob("*.json")}
     assert bodies
     for name, body in bodies.items():
@@ -70,7 +70,7 @@ def test_the_body_of_every_event_can_be_played_again_from_its_item(task: Task, i
 
 
 @pytest.mark.parametrize("body", ["half a pair: \ud83c", "ชำระเงินสำเร็จ 🎉", "\x00\x7f\u2028'\"\\/", "ก" * 32_769])
-def test_text_of_all_kinds_is_kept(task: Task, items: Log, failure: Json, body: str) -> None:
+def test_any_text_is_kept(task: Task, items: Log, failure: Json, body: str) -> None:
     failure["event"]["body"] = body
     task.handler(failure, None)
     (item,) = items()
@@ -85,9 +85,7 @@ def test_ids_are_found_in_a_malformed_body(task: Task, items: Log, failure: Json
 
 
 @pytest.mark.parametrize("delivery", [{"body": ""}, {"body": "{}"}, {"body": None}, {}])
-def test_ids_that_are_not_to_be_found_are_not_on_the_item(
-    task: Task, items: Log, failure: Json, delivery: Json
-) -> None:
+def test_ids_that_cannot_be_found_are_not_on_the_item(task: Task, items: Log, failure: Json, delivery: Json) -> None:
     task.handler({**failure, "event": delivery}, None)
     (item,) = items()
     assert not {"orderId", "chargeId"} & item.keys()
@@ -100,7 +98,7 @@ def test_ids_that_are_not_to_be_found_are_not_on_the_item(
 @pytest.mark.parametrize(
     ("delay", "due"), [("5", "10:05:01"), ("1", "10:01:01"), ("720", "22:00:01"), ("0", "10:00:01")]
 )
-def test_a_first_failure_opens_the_item_and_is_due_after_the_first_pause(
+def test_a_first_failure_opens_the_item_and_is_due_after_the_first_delay(
     load: Load, error_log: Table, failure: Json, delay: str, due: str
 ) -> None:
     load("write_error_log", REDRIVE_DELAY_MINUTES=delay).handler(failure, None)
@@ -109,7 +107,7 @@ def test_a_first_failure_opens_the_item_and_is_due_after_the_first_pause(
 
 
 @pytest.mark.parametrize("error", ["InvalidCallback", "PaymentConflict"])
-def test_a_refusal_opens_the_item_but_waits_for_a_person(
+def test_a_refusal_opens_the_item_but_waits_for_an_operator(
     task: Task, error_log: Table, failure: Json, error: str
 ) -> None:
     failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": ""}}
@@ -134,7 +132,7 @@ FACTS = {"executionArn", "step", "error", "cause", "event"}
     ],
     ids=str,
 )
-def test_a_later_failure_changes_what_failed_and_nothing_of_what_is_planned(
+def test_a_later_failure_changes_the_error_but_not_the_plan(
     task: Task, error_log: Table, failed: Put, failure: Json, planned: Json, error: str
 ) -> None:
     before = failed(**planned)
@@ -152,9 +150,7 @@ def test_a_later_failure_changes_what_failed_and_nothing_of_what_is_planned(
     ]
 
 
-def test_ids_that_a_later_failure_does_not_tell_are_kept(
-    task: Task, error_log: Table, failed: Put, failure: Json
-) -> None:
+def test_ids_that_a_later_failure_lacks_are_kept(task: Task, error_log: Table, failed: Put, failure: Json) -> None:
     failed()
     failure["event"]["body"] = None
     task.handler(failure, None)
@@ -165,7 +161,7 @@ def test_ids_that_a_later_failure_does_not_tell_are_kept(
 @pytest.mark.parametrize(
     ("error", "due"), [("ServiceUnavailable", "2026-11-22T10:05:01.000Z"), ("PaymentConflict", None)]
 )
-def test_a_delivery_that_was_resolved_and_fails_again_is_opened_again(
+def test_a_resolved_delivery_that_fails_again_is_reopened(
     task: Task, error_log: Table, failed: Put, failure: Json, error: str, due: str | None
 ) -> None:
     first = failed(status="resolved", attempts=2, nextAttemptAt=None)
@@ -177,7 +173,7 @@ def test_a_delivery_that_was_resolved_and_fails_again_is_opened_again(
     assert (item["occurredAt"], item["attempts"]) == (first["occurredAt"], 0)
 
 
-def test_a_claim_between_two_attempts_to_write_the_failure_stays(
+def test_a_claim_made_between_the_two_writes_is_kept(
     task: Task, error_log: Table, failed: Put, failure: Json, before_call: BeforeCall
 ) -> None:
     failed(status="resolved")
