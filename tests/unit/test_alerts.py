@@ -18,7 +18,7 @@ def alerts(load: Load, tables: dict[str, str]) -> Task:
 
 @pytest.fixture
 def table(tables: dict[str, str]) -> Any:
-    """The counts, as boto3 has tables."""
+    """The alert table, as boto3 has tables."""
     return boto3.resource("dynamodb").Table(tables["CallbackAlertTable"])
 
 
@@ -34,7 +34,7 @@ def second(first: Failure) -> Failure:
 
 
 def end_window(table: Table) -> None:
-    """Let the window of every kind have ended."""
+    """End the window of every kind."""
     for item in table.scan()["Items"]:
         table.put_item(Item={**item, "windowEndsAt": int(time.time()) - 1})
 
@@ -50,7 +50,7 @@ def test_the_first_failure_of_a_kind_opens_a_window(alerts: Task, table: Table, 
 def test_failures_of_one_execution_are_distinguished(alerts: Task, first: Failure) -> None:
     another = replace(first, request_id="another")
     assert (alerts.open_window(first), alerts.open_window(another)) == (0, None)
-    # A second attempt of the one that opened the window.
+    # A retry of the one that opened the window.
     assert alerts.open_window(first) is not None
 
 
@@ -82,7 +82,7 @@ def test_an_email_that_was_not_sent_returns_its_window_and_its_count(
     alerts.open_window(second)
     alerts.close_window(first, 7)
     assert alerts.open_window(second) == 8
-    # By then it is another's.
+    # The window belongs to the other failure by now.
     alerts.close_window(first, 7)
     assert alerts.open_window(first) is None
     (item,) = table.scan()["Items"]
@@ -101,7 +101,7 @@ def test_nothing_is_suppressed_while_the_count_is_unavailable(
     assert len(service.requests) == 2
     assert pauses == []
     assert [(line["message"], line["error"]) for line in log()] == [
-        ("Alerts cannot be counted, the mail goes out", "UpdateError"),
+        ("Alerts cannot be counted, the e-mail goes out", "UpdateError"),
         ("The window stays open", "UpdateError"),
     ]
 

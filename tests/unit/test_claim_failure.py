@@ -23,6 +23,7 @@ def from_now(**delta: float) -> str:
 
 
 def only(error_log: Table) -> Json:
+    item: Json
     (item,) = error_log.scan()["Items"]
     return item
 
@@ -48,7 +49,7 @@ def test_a_due_failure_is_claimed_and_returned_with_the_input_of_its_redrive(
         "receivedAt": 1577872800000,
     }
     after = only(error_log)
-    # Whoever dies from here on has lost it in five minutes.
+    # The claim of a run that dies expires in five minutes.
     lease = datetime.fromisoformat(after["nextAttemptAt"])
     assert earliest <= lease <= times.now() + timedelta(minutes=5)
     assert after == {**before, "status": "redriven", "attempts": 1, "nextAttemptAt": after["nextAttemptAt"]}
@@ -60,20 +61,20 @@ DUE, LATER, NEVER = "due", "later", "never"
 
 
 @pytest.mark.parametrize(
-    ("status", "next_attempt", "by_schedule", "by_hand"),
+    ("status", "next_attempt", "by_schedule", "by_operator"),
     [
         ("open", DUE, True, True),
         ("open", LATER, False, True),
-        # A refusal: only a person can know that it will be taken now.
+        # A refusal: only an operator can know that it will be accepted now.
         ("open", NEVER, False, True),
-        # Its claim has run out.
+        # Its claim has expired.
         ("redriven", DUE, True, True),
         ("redriven", LATER, False, False),
         ("given up", NEVER, False, True),
         ("resolved", NEVER, False, False),
     ],
 )
-@pytest.mark.parametrize("is_manual", [False, True], ids=["by the schedule", "by hand"])
+@pytest.mark.parametrize("is_manual", [False, True], ids=["by the schedule", "by an operator"])
 def test_the_schedule_claims_what_is_due_an_operator_all_that_is_not_in_hand(
     task: Task,
     error_log: Table,
@@ -81,13 +82,13 @@ def test_the_schedule_claims_what_is_due_an_operator_all_that_is_not_in_hand(
     status: str,
     next_attempt: str,
     by_schedule: bool,
-    by_hand: bool,
+    by_operator: bool,
     is_manual: bool,
 ) -> None:
     due = {DUE: from_now(seconds=-1), LATER: from_now(minutes=1), NEVER: None}[next_attempt]
     before = failed(status=status, nextAttemptAt=due, attempts=1)
     claim = task.handler(MANUAL if is_manual else SCHEDULED, None)
-    if by_hand if is_manual else by_schedule:
+    if by_operator if is_manual else by_schedule:
         assert (claim["decision"], claim["status"], claim["attempt"]) == ("redrive", "redriven", 2)
     else:
         assert claim == {"decision": "skip", "status": status}
@@ -101,7 +102,7 @@ def test_a_claimed_failure_is_not_claimed_again_during_its_redrive(task: Task, f
         assert task.handler(event, None) == {"decision": "skip", "status": "redriven"}
 
 
-@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
+@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by an operator"])
 def test_only_one_of_two_concurrent_runs_claims_a_failure(
     task: Task, error_log: Table, failed: Put, before_call: BeforeCall, event: Json
 ) -> None:
@@ -142,7 +143,7 @@ def test_a_last_attempt_with_an_expired_lease_is_claimed_but_not_repeated(
     claim = task.handler(SCHEDULED, None)
     assert (claim["decision"], claim["attempt"]) == ("give up", attempts)
     assert only(error_log)["attempts"] == attempts
-    # Of two runs one gets it, though the number stays the same.
+    # The claim excludes other runs although the number stays the same.
     assert task.handler(SCHEDULED, None) == {"decision": "skip", "status": "redriven"}
 
 
@@ -153,7 +154,7 @@ def test_only_one_of_two_runs_claims_a_last_attempt_without_a_result(
     faster: list[Json] = []
     before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
     assert task.handler(SCHEDULED, None)["decision"] == "skip"
-    assert [claim["decision"] for claim in faster] == ["redrive"]
+    assert [claim["decision"] for claim in faster] == ["give up"]
 
 
 @pytest.mark.parametrize("attempts", [8, 9])
@@ -163,7 +164,7 @@ def test_a_failure_beyond_a_lowered_limit_is_redriven_once_more(task: Task, fail
     assert (claim["decision"], claim["attempt"]) == ("redrive", attempts + 1)
 
 
-@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by hand"])
+@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by an operator"])
 def test_a_delivery_that_is_too_large_is_not_redriven_but_reported(
     task: Task, error_log: Table, failed: Put, event: Json
 ) -> None:
@@ -171,9 +172,9 @@ def test_a_delivery_that_is_too_large_is_not_redriven_but_reported(
     claim = task.handler(event, None)
     assert (claim["decision"], claim["attempt"]) == ("give up", 0)
     assert claim["reason"] == "The delivery is too large to redrive"
-    told = json.loads(claim["input"])
-    assert told["body"].startswith('{"orderId": "1"')
-    assert (len(told["body"]), told["headers"], told["requestId"]) == (4096, {}, "8f7e6d5c")
+    excerpt = json.loads(claim["input"])
+    assert excerpt["body"].startswith('{"orderId": "1"')
+    assert (len(excerpt["body"]), excerpt["headers"], excerpt["requestId"]) == (4096, {}, "8f7e6d5c")
     assert only(error_log)["attempts"] == 0
 
 
@@ -183,7 +184,7 @@ def test_the_report_of_a_delivery_that_is_too_large_is_short(task: Task, failed:
     assert len(task.handler(SCHEDULED, None)["input"]) < 5000
 
 
-# What it is run with
+# The input of the redrive
 
 
 def test_a_redrive_gets_the_original_delivery_with_its_recorded_id_and_time(task: Task, failed: Put) -> None:
@@ -245,9 +246,6 @@ def test_the_execution_gets_a_valid_name_that_contains_the_request_id(
     claim = task.handler({"requestId": request_id, "isManual": False}, None)
     assert claim["executionName"] == name
     assert re.fullmatch("[A-Za-z0-9_-]{1,80}", name)
-
-
-# What can go wrong
 
 
 def test_an_unknown_failure_is_an_error(task: Task, error_log: Table) -> None:

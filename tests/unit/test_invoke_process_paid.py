@@ -294,7 +294,7 @@ def test_a_duplicate_during_the_dispatch_waits_for_its_result(
     before_invoke(deliver_again)
     assert task.handler(event(callback), context()) == dispatched(callback)
     (refusal,) = refusals
-    assert str(refusal) == "Another delivery of the payment is being processed"
+    assert str(refusal) == "Another delivery of the payment is being dispatched"
     assert task.handler(event(callback, deliveryId=LATER), context())["dispatchedBy"] == callback["deliveryId"]
     assert len(service.requests) == 1
 
