@@ -26,7 +26,21 @@ from pynamodb.models import Model
 from local.intrinsics import parameter_value, resolved
 from local.stack import ROOT
 from tests.sources import RESOURCES, TABLES, TEMPLATE, table
-from tests.unit.kit import BeforeCall, Client, Json, Later, Load, Log, Put, Service, ServiceServer, Table, Task, Within
+from tests.unit.kit import (
+    BeforeCall,
+    Client,
+    Json,
+    Later,
+    Load,
+    Log,
+    Put,
+    Service,
+    ServiceServer,
+    Table,
+    TableOf,
+    Task,
+    Within,
+)
 
 USER_ID = "b5f392f7-6d89-433c-b24f-bf6a772cab1a"
 
@@ -158,18 +172,19 @@ def api(api_with: Callable[..., Json]) -> Json:
 
 
 @pytest.fixture(scope="session")
-def resource() -> Any:
-    """DynamoDB as boto3's resource; made once, it works under every mock."""
+def clients() -> tuple[Client, Any]:
+    """DynamoDB as boto3's client and as its resource; made once, they work under every mock."""
     with pytest.MonkeyPatch.context() as patch:
         isolate(patch)
-        return boto3.Session().resource("dynamodb")
+        session = boto3.Session()
+        return session.client("dynamodb"), session.resource("dynamodb")
 
 
 @pytest.fixture
-def dynamodb(resource: Any) -> Iterator[Client]:
+def dynamodb(clients: tuple[Client, Any]) -> Iterator[Client]:
     """A DynamoDB client in an empty account."""
     with mock_aws():
-        yield resource.meta.client
+        yield clients[0]
 
 
 @pytest.fixture
@@ -184,13 +199,12 @@ def tables(dynamodb: Client) -> dict[str, str]:
 
 
 @pytest.fixture
-def table_of(tables: dict[str, str], resource: Any) -> Callable[[str], Table]:
-    """A table by its logical id, as boto3 has tables."""
-    return lambda logical_id: resource.Table(tables[logical_id])
+def table_of(tables: dict[str, str], clients: tuple[Client, Any]) -> TableOf:
+    return lambda logical_id: clients[1].Table(tables[logical_id])
 
 
 @pytest.fixture
-def error_log(table_of: Callable[[str], Table]) -> Table:
+def error_log(table_of: TableOf) -> Table:
     return table_of("CallbackErrorLogTable")
 
 

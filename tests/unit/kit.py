@@ -29,6 +29,8 @@ BeforeCall = Callable[[type[Model], str, Callable[[], object]], None]
 # boto3's tables and clients: what they return is a union of all that DynamoDB can hold.
 Table = Any
 Client = Any
+# A table of the template by its logical id.
+TableOf = Callable[[str], Table]
 
 # Status, body and headers.
 Answer = tuple[int, bytes, dict[str, str]]
@@ -127,6 +129,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
+
+
+def items(table: Table) -> list[Json]:
+    """Return all items of a table, without DynamoDB's types."""
+    found: list[Json] = table.scan()["Items"]
+    return found
 
 
 def operations(service: Service) -> list[str]:
