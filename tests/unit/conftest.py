@@ -204,6 +204,11 @@ def table_of(tables: dict[str, str], clients: tuple[Client, Any]) -> TableOf:
 
 
 @pytest.fixture
+def records(table_of: TableOf) -> Table:
+    return table_of("WalletCallbackRecordTable")
+
+
+@pytest.fixture
 def error_log(table_of: TableOf) -> Table:
     return table_of("CallbackErrorLogTable")
 

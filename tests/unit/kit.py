@@ -5,11 +5,14 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 from typing import Any
 
 from pynamodb.models import Model
+
+from callbacks import times
 
 Json = dict[str, Any]
 # A task function's module; its members are Any.
@@ -135,6 +138,17 @@ def items(table: Table) -> list[Json]:
     """Return all items of a table, without DynamoDB's types."""
     found: list[Json] = table.scan()["Items"]
     return found
+
+
+def only(table: Table) -> Json:
+    """Return the one item of a table."""
+    (item,) = items(table)
+    return item
+
+
+def from_now(**delta: float) -> str:
+    """Return the time so long from now, as tables hold it."""
+    return times.iso(times.now() + timedelta(**delta))
 
 
 def operations(service: Service) -> list[str]:

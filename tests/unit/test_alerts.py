@@ -6,7 +6,7 @@ import boto3
 import pytest
 
 from callbacks.failure import Failure
-from tests.unit.kit import Json, Load, Log, Service, Table, Task
+from tests.unit.kit import Json, Load, Log, Service, Table, Task, items, only
 
 MINUTE = 60
 
@@ -35,14 +35,14 @@ def second(first: Failure) -> Failure:
 
 def end_window(table: Table) -> None:
     """End the window of every kind."""
-    for item in table.scan()["Items"]:
+    for item in items(table):
         table.put_item(Item={**item, "windowEndsAt": int(time.time()) - 1})
 
 
 def test_the_first_failure_of_a_kind_opens_a_window(alerts: Task, table: Table, first: Failure) -> None:
     earliest = int(time.time()) + 15 * MINUTE
     assert alerts.open_window(first) == 0
-    (item,) = table.scan()["Items"]
+    item = only(table)
     assert (item["kind"], item["suppressed"]) == ("bankappcallback#SaveCallbackRecord#ServiceUnavailable", 0)
     assert earliest <= item["windowEndsAt"] <= time.time() + 15 * MINUTE
 
@@ -85,7 +85,7 @@ def test_an_email_that_was_not_sent_returns_its_window_and_its_count(
     # The window belongs to the other failure by now.
     alerts.close_window(first, 7)
     assert alerts.open_window(first) is None
-    (item,) = table.scan()["Items"]
+    item = only(table)
     assert item["suppressed"] == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 from pynamodb.exceptions import DoesNotExist
 
 from callbacks import times
-from tests.unit.kit import BeforeCall, Json, Load, Put, Table, Task
+from tests.unit.kit import BeforeCall, Json, Load, Put, Table, Task, from_now, items, only
 
 SCHEDULED = {"requestId": "8f7e6d5c", "isManual": False}
 MANUAL = {"requestId": "8f7e6d5c", "isManual": True}
@@ -16,16 +16,6 @@ MANUAL = {"requestId": "8f7e6d5c", "isManual": True}
 @pytest.fixture
 def task(load: Load, tables: dict[str, str]) -> Task:
     return load("claim_failure", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
-
-
-def from_now(**delta: float) -> str:
-    return times.iso(times.now() + timedelta(**delta))
-
-
-def only(error_log: Table) -> Json:
-    item: Json
-    (item,) = error_log.scan()["Items"]
-    return item
 
 
 def test_a_due_failure_is_claimed_and_returned_with_the_input_of_its_redrive(
@@ -251,4 +241,4 @@ def test_the_execution_gets_a_valid_name_that_contains_the_request_id(
 def test_an_unknown_failure_is_an_error(task: Task, error_log: Table) -> None:
     with pytest.raises(DoesNotExist):
         task.handler(SCHEDULED, None)
-    assert error_log.scan()["Items"] == []
+    assert items(error_log) == []

@@ -2,16 +2,16 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-import boto3
 import pytest
 
 from callbacks import times
 from callbacks.errors import InvalidSelection
 from callbacks.tables import CallbackRecord, bind
 from tests.sources import table
-from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, Task
+from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, Task, from_now, items, only
 
 TABLE = table("WalletCallbackRecordTable")["TableName"]
+SINCE = "2020-01-01T10:00:00.000Z"
 RECORD = {
     "orderId": "482500007436",
     "deliveryId": "2020-01-01T10:00:00.000Z#8f7e6d5c",
@@ -22,12 +22,12 @@ RECORD = {
     "body": '{"orderId": "482500007436"}',
     "channel": "BankApp",
     "requestId": "8f7e6d5c",
-    "receivedAt": "2020-01-01T10:00:00.000Z",
+    "receivedAt": SINCE,
     "sourceIp": "203.0.113.7",
     "executionArn": "arn",
     "signatureHeaders": '{"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"}',
     "signature": "passed",
-    "undispatchedSince": "2020-01-01T10:00:00.000Z",
+    "undispatchedSince": SINCE,
 }
 
 
@@ -37,16 +37,10 @@ def task(load: Load, tables: dict[str, str]) -> Task:
 
 
 @pytest.fixture
-def records(tables: dict[str, str]) -> Any:
-    """The record table, as boto3 has tables."""
-    return boto3.resource("dynamodb").Table(tables["WalletCallbackRecordTable"])
-
-
-@pytest.fixture
 def recorded(records: Table) -> Put:
-    """Put a paid delivery into the record table whose dispatch was never confirmed; None leaves an attribute out."""
+    """Record a paid delivery whose dispatch was never confirmed; None leaves an attribute out."""
 
-    def put(request_id: str = "8f7e6d5c", since: str | None = RECORD["undispatchedSince"], **changes: Any) -> dict:
+    def put(request_id: str = "8f7e6d5c", since: str | None = SINCE, **changes: Any) -> Json:
         identity = {"requestId": request_id, "deliveryId": f"{since}#{request_id}", "undispatchedSince": since}
         if since:
             identity["receivedAt"] = since
@@ -58,7 +52,7 @@ def recorded(records: Table) -> Put:
 
 
 def event(**selection: Any) -> Json:
-    """What the state passes on."""
+    """The input of the state."""
     return {"channel": "BankApp", "functionName": "bankappcallback", "table": TABLE, "selection": selection}
 
 
@@ -67,12 +61,8 @@ def collected(task: Task, **selection: Any) -> list[str]:
 
 
 def undispatched(records: Table) -> list[str]:
-    """The deliveries that are still waiting for their dispatch to be confirmed."""
-    return sorted(item["requestId"] for item in records.scan()["Items"] if "undispatchedSince" in item)
-
-
-def from_now(**delta: float) -> str:
-    return times.iso(times.now() + timedelta(**delta))
+    """The deliveries that still wait for a confirmed dispatch."""
+    return sorted(item["requestId"] for item in items(records) if "undispatchedSince" in item)
 
 
 def at(second: int) -> str:
@@ -88,7 +78,7 @@ def test_a_payment_without_a_confirmed_dispatch_becomes_a_due_failure(
     record = recorded()
     earliest = times.now() - timedelta(milliseconds=1)
     assert task.handler(event(), None) == {"failures": [{"requestId": "8f7e6d5c", "orderId": "482500007436"}]}
-    (item,) = error_log.scan()["Items"]
+    item = only(error_log)
     assert earliest <= datetime.fromisoformat(item.pop("nextAttemptAt")) <= times.now()
     assert json.loads(item.pop("event")) == {
         "body": record["body"],
@@ -112,16 +102,16 @@ def test_a_payment_without_a_confirmed_dispatch_becomes_a_due_failure(
         "status": "open",
         "attempts": 0,
     }
-    # Of the record itself nothing else is changed.
+    # Nothing else on the record changes.
     del record["undispatchedSince"]
-    assert records.scan()["Items"] == [record]
+    assert items(records) == [record]
 
 
 def test_a_payment_is_collected_once(task: Task, recorded: Put, error_log: Table) -> None:
     recorded()
     assert collected(task) == ["8f7e6d5c"]
     assert collected(task) == []
-    assert len(error_log.scan()["Items"]) == 1
+    assert len(items(error_log)) == 1
 
 
 @pytest.mark.parametrize("headers", [None, RECORD["signatureHeaders"], '{"x-signature": "a/b+c=, \\u0e01"}'])
@@ -154,7 +144,7 @@ def test_a_payment_is_collected_whatever_the_verdicts_and_keeps_them(
     record = recorded(**notes)
     assert collected(task) == ["8f7e6d5c"]
     del record["undispatchedSince"]
-    assert records.scan()["Items"] == [record]
+    assert items(records) == [record]
 
 
 @pytest.mark.parametrize("status", ["open", "redriven", "given up", "resolved"])
@@ -164,7 +154,7 @@ def test_a_failure_that_the_execution_reported_is_left_alone(
     recorded()
     before = failed(status=status, attempts=3)
     assert collected(task) == []
-    assert error_log.scan()["Items"] == [before]
+    assert items(error_log) == [before]
     assert undispatched(records) == []
     (line,) = log()
     assert line["isNew"] is False
@@ -181,15 +171,15 @@ def test_an_interrupted_move_is_completed_by_the_next_run(
     before_call(bind(CallbackRecord, TABLE), "UpdateItem", kill)
     with pytest.raises(SystemExit):
         task.handler(event(), None)
-    (half,) = error_log.scan()["Items"]
+    (half,) = items(error_log)
     assert undispatched(records) == ["8f7e6d5c"]
-    # From the error log, which has it, it is found as whatever is due.
+    # FindFailures finds it in the error log, like everything that is due.
     assert collected(task) == []
-    assert error_log.scan()["Items"] == [half]
+    assert items(error_log) == [half]
     assert undispatched(records) == []
 
 
-# Which are collected
+# Selection
 
 
 def test_lost_payments_of_the_channel_are_collected_oldest_first(task: Task, recorded: Put) -> None:
@@ -238,7 +228,7 @@ def test_nothing_can_be_lost_since_a_moment_ago(task: Task, recorded: Put, delta
 
 def test_a_range_in_which_nothing_can_be_lost_is_not_queried(load: Load, service: Service) -> None:
     task = load("collect_undispatched", AWS_ENDPOINT_URL=service.url)
-    # DynamoDB refuses a range that ends before it begins.
+    # DynamoDB rejects a range that ends before it starts.
     assert collected(task, since=from_now(minutes=-1)) == []
     assert service.requests == []
 
@@ -275,8 +265,8 @@ def test_a_dry_run_finds_the_same_payments_and_moves_none(
 ) -> None:
     before = recorded()
     assert collected(task, dryRun=True, **selection) == ["8f7e6d5c"]
-    assert records.scan()["Items"] == [before]
-    assert error_log.scan()["Items"] == []
+    assert items(records) == [before]
+    assert items(error_log) == []
     assert log() == []
     assert collected(task, dryRun=False, **selection) == ["8f7e6d5c"]
 
@@ -287,7 +277,7 @@ def test_a_dry_run_omits_what_the_error_log_has(task: Task, recorded: Put, faile
     assert collected(task, dryRun=True) == []
 
 
-# What happens meanwhile
+# Concurrency and log
 
 
 def test_a_payment_confirmed_after_the_index_was_read_is_not_lost(
@@ -301,7 +291,7 @@ def test_a_payment_confirmed_after_the_index_was_read_is_not_lost(
 
     before_call(bind(CallbackRecord, TABLE), "GetItem", confirm)
     assert collected(task) == []
-    assert error_log.scan()["Items"] == []
+    assert items(error_log) == []
 
 
 def test_the_log_names_the_delivery_but_not_the_user(task: Task, recorded: Put, log: Log) -> None:
@@ -318,7 +308,7 @@ def test_the_log_names_the_delivery_but_not_the_user(task: Task, recorded: Put, 
     assert "somebody" not in json.dumps(line)
 
 
-# What can go wrong
+# Invalid input
 
 
 @pytest.mark.parametrize("selection", [{"orderid": "1"}, {"since": "yesterday"}, {"dryRun": "yes"}, {"limit": 0}])

@@ -1,12 +1,10 @@
 import json
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from callbacks import times
 from callbacks.errors import InvalidSelection, ServiceUnavailable
-from tests.unit.kit import Json, Load, Put, Service, Table, Task
+from tests.unit.kit import Json, Load, Put, Service, Table, Task, from_now, items
 
 SINCE = {"since": "2020-01-01T10:00:00Z"}
 ORDER = {"orderId": "482500007436"}
@@ -20,8 +18,8 @@ def task(load: Load, tables: dict[str, str]) -> Task:
 NOTHING = {"failures": [], "isManual": False, "next": None, "page": 1, "hasMore": False}
 
 
-def event(collected: list[Json] | None = None, page: int = 0, **selection: Any) -> Json:
-    """What the state passes on."""
+def event(collected: list[Json] | None = None, page: int = 0, /, **selection: Any) -> Json:
+    """The input of the state."""
     return {
         "channel": "BankApp",
         "functionName": "bankappcallback",
@@ -36,15 +34,11 @@ def found(task: Task, **selection: Any) -> list[str]:
     return [failure["requestId"] for failure in task.handler(event(**selection), None)["failures"]]
 
 
-def from_now(**delta: float) -> str:
-    return times.iso(times.now() + timedelta(**delta))
-
-
 def at(second: int) -> str:
     return f"2020-01-01T10:00:{second:02}.000Z"
 
 
-# Which are found
+# Selection
 
 
 def test_nothing_is_found_in_an_empty_error_log(task: Task) -> None:
@@ -85,22 +79,22 @@ def test_a_failure_without_an_order_is_found(task: Task, failed: Put) -> None:
 def test_the_schedule_finds_what_is_due_longest_waiting_first(task: Task, failed: Put) -> None:
     failed(requestId="second", nextAttemptAt=at(2))
     failed(requestId="first", nextAttemptAt=at(1))
-    failed(requestId="its claim has run out", status="redriven", nextAttemptAt=at(3))
+    failed(requestId="its claim has expired", status="redriven", nextAttemptAt=at(3))
     failed(requestId="just now", nextAttemptAt=from_now(seconds=-1))
     failed(requestId="not yet", nextAttemptAt=from_now(minutes=1))
-    failed(requestId="a person's", nextAttemptAt=None)
+    failed(requestId="an operator's", nextAttemptAt=None)
     failed(requestId="another channel's", channel="Another")
-    assert found(task) == ["first", "second", "its claim has run out", "just now"]
+    assert found(task) == ["first", "second", "its claim has expired", "just now"]
 
 
-STATES = {"open": "open", "redriven": "redriven", "given up": "given up", "done": "resolved"}
+STATUSES = ["open", "redriven", "given up", "resolved"]
 
 
 @pytest.mark.parametrize("selection", [ORDER, SINCE], ids=["order", "since"])
 def test_an_operator_finds_everything_unresolved_oldest_first(task: Task, failed: Put, selection: Json) -> None:
     failed(requestId="later", occurredAt=at(9), nextAttemptAt=from_now(hours=1))
-    for second, (name, status) in enumerate(STATES.items()):
-        failed(requestId=name, status=status, occurredAt=at(second), nextAttemptAt=None)
+    for second, status in enumerate(STATUSES):
+        failed(requestId=status, status=status, occurredAt=at(second), nextAttemptAt=None)
     assert found(task, **selection) == ["open", "redriven", "given up", "later"]
 
 
@@ -144,10 +138,10 @@ def test_finding_changes_nothing(task: Task, error_log: Table, failed: Put) -> N
     before = failed()
     for selection in ({}, {"requestId": "8f7e6d5c"}, ORDER, SINCE):
         assert found(task, **selection) == ["8f7e6d5c"]
-    assert error_log.scan()["Items"] == [before]
+    assert items(error_log) == [before]
 
 
-# What was collected
+# Collected failures
 
 
 def test_collected_failures_are_found_before_the_index_has_them(task: Task, failed: Put) -> None:
@@ -170,7 +164,7 @@ def test_a_collected_failure_in_the_index_is_found_once_in_full(task: Task, fail
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 100])
 @pytest.mark.parametrize("selection", [{}, ORDER, SINCE], ids=["due", "order", "since"])
 def test_paging_finds_each_failure_once_and_in_order(task: Task, failed: Put, selection: Json, limit: int) -> None:
-    # What is done in between makes pages that have to be filled up.
+    # Resolved failures in between leave pages that must be filled up.
     statuses = ["resolved", "open", "given up", "resolved", "open", "open", "resolved", "redriven", "resolved"]
     for second, status in enumerate(statuses):
         due = None if status in {"resolved", "given up"} else at(second)
@@ -185,14 +179,14 @@ def test_paging_finds_each_failure_once_and_in_order(task: Task, failed: Put, se
         pages += [failure["requestId"] for failure in answer["failures"]]
         if answer["next"] is None:
             break
-        # A person copies it from one execution's output into the next one's input.
+        # As redrive.py does, from one execution's output to the next one's input.
         more = {"after": json.loads(json.dumps(answer["next"]))}
     assert answer["next"] is None
     assert pages == expected
 
 
 def test_collected_failures_belong_to_the_first_page(task: Task) -> None:
-    assert task.handler(event([{"requestId": "lost", "orderId": "1"}], page=1), None)["failures"] == []
+    assert task.handler(event([{"requestId": "lost", "orderId": "1"}], 1), None)["failures"] == []
 
 
 @pytest.mark.parametrize(
@@ -204,17 +198,17 @@ def test_only_a_scheduled_run_continues_and_for_one_more_page(
 ) -> None:
     for second in range(3):
         failed(requestId=str(second), occurredAt=at(second))
-    answer = task.handler(event(page=page, limit=2, **selection), None)
+    answer = task.handler(event([], page, limit=2, **selection), None)
     assert (answer["page"], answer["hasMore"]) == (page + 1, has_more)
     assert len(answer["failures"]) == 2
-    assert task.handler(event(page=page, limit=5, **selection), None)["hasMore"] is False
+    assert task.handler(event([], page, limit=5, **selection), None)["hasMore"] is False
 
 
 def test_the_second_page_starts_where_the_first_ends(task: Task, failed: Put) -> None:
     for second in range(3):
         failed(requestId=str(second), nextAttemptAt=at(second))
     first = task.handler(event(limit=2), None)
-    second_page = task.handler({**event(page=1, limit=2), "next": first["next"]}, None)
+    second_page = task.handler({**event([], 1, limit=2), "next": first["next"]}, None)
     assert [failure["requestId"] for failure in second_page["failures"]] == ["2"]
 
 
@@ -226,7 +220,7 @@ def test_every_page_but_the_last_is_full(task: Task, failed: Put) -> None:
     assert found(task, **SINCE, limit=2, after=answer["next"]) == ["4"]
 
 
-# What can go wrong
+# Errors
 
 
 @pytest.mark.parametrize("selection", [{"requestid": "8f7e6d5c"}, {"since": "yesterday"}, {"limit": 0}], ids=str)

@@ -6,7 +6,7 @@ import pytest
 from pynamodb.exceptions import DoesNotExist
 
 from callbacks import times
-from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Table, Task
+from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Table, Task, from_now, items, only
 
 
 @pytest.fixture
@@ -16,13 +16,13 @@ def task(load: Load, tables: dict[str, str]) -> Task:
 
 @pytest.fixture
 def claimed(failed: Put) -> Put:
-    """Put a failure into the error log that is being run again for the first time."""
-    lease = times.iso(times.now() + timedelta(minutes=5))
-    return lambda **changes: failed(**{"status": "redriven", "attempts": 1, "nextAttemptAt": lease, **changes})
+    """Put a failure into the error log that is being redriven for the first time."""
+    claim = {"status": "redriven", "attempts": 1, "nextAttemptAt": from_now(minutes=5)}
+    return lambda **changes: failed(**{**claim, **changes})
 
 
 def answered(status: int, **body: Any) -> Json:
-    """What RunCallback has of an execution that came to its end."""
+    """What RunCallback returns of an execution that succeeded."""
     output = {"statusCode": status, "body": json.dumps(body), "isDone": status == 200}
     return {"Status": "SUCCEEDED", "Output": json.dumps(output)}
 
@@ -33,16 +33,11 @@ TIMED_OUT = {"Status": "TIMED_OUT", "Output": None}
 
 
 def event(run: Json, attempt: int = 1) -> Json:
-    """What the state passes on."""
+    """The input of the state."""
     return {"requestId": "8f7e6d5c", "attempt": attempt, "run": run}
 
 
-def only(error_log: Table) -> Json:
-    (item,) = error_log.scan()["Items"]
-    return item
-
-
-# What came of it
+# The outcome
 
 
 def test_a_delivery_that_was_processed_is_resolved(task: Task, error_log: Table, claimed: Put) -> None:
@@ -67,7 +62,7 @@ def test_a_delivery_that_was_processed_is_resolved(task: Task, error_log: Table,
         (answered(202, message="Accepted"), "202 Accepted"),
         (TIMED_OUT, "TIMED_OUT"),
         ({"Status": "FAILED", "Output": None}, "FAILED"),
-        # An output is that of an execution which came to its end, or it says nothing.
+        # Only the output of an execution that succeeded counts.
         ({"Status": "FAILED", "Output": DONE["Output"]}, "FAILED"),
         ({"Status": "SUCCEEDED", "Output": None}, "SUCCEEDED"),
         ({"Status": "SUCCEEDED", "Output": ""}, "SUCCEEDED"),
@@ -210,7 +205,7 @@ def test_a_run_that_takes_over_meanwhile_keeps_what_it_wrote(
     assert only(error_log) == later
 
 
-# The log, and what can go wrong
+# The log
 
 
 def test_the_log_has_the_outcome_but_nothing_of_the_delivery(task: Task, claimed: Put, log: Log) -> None:
@@ -235,4 +230,4 @@ def test_a_delivery_without_an_order_is_settled(task: Task, claimed: Put) -> Non
 def test_an_unknown_failure_is_an_error(task: Task, error_log: Table) -> None:
     with pytest.raises(DoesNotExist):
         task.handler(event(DONE), None)
-    assert error_log.scan()["Items"] == []
+    assert items(error_log) == []
