@@ -1,4 +1,4 @@
-"""The AWS account around the state machines: the functions' handlers, the tables, the mails, and what can go wrong."""
+"""The AWS account around the state machines: the real handlers, the tables, the e-mails, and the faults to inject."""
 
 import importlib
 import inspect
@@ -23,6 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ReadTimeoutError
 from moto.core.models import botocore_stubber
 from moto.ses.models import ses_backends
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from callbacks import times
 from local.stack import ROOT
@@ -30,32 +31,35 @@ from tests.sources import FUNCTIONS
 from tests.workflow import engine
 from tests.workflow.engine import ACCOUNT, CLAIM_TABLE, ERROR_TABLE, RECORD_TABLE, REGION, resolved
 
-# Calls to AWS, each by what its request says.
-SAVE_RECORD = ("PutItem", f'"TableName": "{RECORD_TABLE}"')
-SAVE_ERROR = ("UpdateItem", f'"TableName": "{ERROR_TABLE}"')
-START_CALLBACK = ("StartSyncExecution",)
-SEND_MAIL = ("Action=SendEmail",)
-INVOKE = ("/invocations",)
+# A call to AWS, by texts that its description contains (see AwsCalls).
+Call = tuple[str, ...]
+SAVE_RECORD: Call = ("PutItem", f'"TableName": "{RECORD_TABLE}"')
+SAVE_ERROR: Call = ("UpdateItem", f'"TableName": "{ERROR_TABLE}"')
+START_CALLBACK: Call = ("StartSyncExecution",)
+SEND_MAIL: Call = ("Action=SendEmail",)
+INVOKE: Call = ("/invocations",)
 
 Handler = Callable[[Any, object], Any]
+# What Step Functions sees of a function that fails: Lambda's refusal of the invocation, or a FunctionError payload.
+Fault = Exception | dict[str, str]
 HttpAnswer = tuple[int, dict[str, str], str]
 
-# What Step Functions hears of a process that died.
+# The FunctionError of a process that died.
 PROCESS_DIED = {
     "errorType": "Runtime.ExitError",
     "errorMessage": "RequestId: 8f5e Error: Runtime exited with error: signal: killed",
 }
 
-# The state whose function is at work in this thread.
-at_work: ContextVar[str] = ContextVar("at_work", default="")
+# The state whose function is running in this thread.
+running_state: ContextVar[str] = ContextVar("running_state", default="")
 
-# The same for all tests, because making a client takes longer than most of what is done with it. It makes a call once:
-# how often a state's call is made is for the state to say.
+# Shared by all tests, because to create a client takes longer than to use it. Without retries of its own: those are the
+# states' to make.
 client: Callable[[str], Any] = cache(partial(boto3.client, config=Config(retries={"total_max_attempts": 1})))
 
 
 class ProcessKilled(BaseException):
-    """The end of a function's process; nothing in the function can catch it."""
+    """Ends a function's process; nothing in the function can catch it."""
 
 
 def kill_process() -> None:
@@ -63,9 +67,9 @@ def kill_process() -> None:
 
 
 def load_handlers(**parameters: str) -> dict[str, Handler]:
-    """Return each function's handler by function ARN, imported afresh under the environment that the template gives it.
+    """Return each function's handler by function ARN, newly imported with the environment that the template gives it.
 
-    Afresh, because the functions read their environment when they are imported, and other tests import them too.
+    The functions read their environment when they are imported, and other tests import them with other environments.
     """
     own = {path.stem for path in (ROOT / "functions").iterdir()}
     others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in own}
@@ -84,63 +88,63 @@ def load_handlers(**parameters: str) -> dict[str, Handler]:
 
 
 class Lambda:
-    """Answers lambda:invoke as Lambda does: JSON in, JSON out, an exception as a FunctionError."""
+    """Answers lambda:invoke as Lambda does: takes and returns JSON, and turns an exception into a FunctionError."""
 
     def __init__(self, handlers: dict[str, Handler]) -> None:
         self._handlers = handlers
-        self._faults: defaultdict[str, list[Exception | dict[str, str]]] = defaultdict(list)
+        self._faults: defaultdict[str, list[Fault]] = defaultdict(list)
         self._lost: set[str] = set()
-        self._endings: dict[str, Callable[[], None]] = {}
-        self._working: Counter[str] = Counter()
+        self._actions: dict[str, Callable[[], None]] = {}
+        self._running: Counter[str] = Counter()
         self._changed = Condition()
         self.attempts: Counter[str] = Counter()
         self.answers: dict[str, Any] = {}
 
-    def fail(self, state: str, fault: Exception | dict[str, str], times: int = 99) -> None:
-        """Let the state's function fail: Lambda itself with an exception, the function with a FunctionError payload."""
+    def fail(self, state: str, fault: Fault, times: int = 99) -> None:
+        """Make the next invocations of the state's function fail."""
         self._faults[state] += [fault] * times
 
     def imported_by(self, state: str, name: str) -> Any:
-        """Return the module that the state's function imported by that name."""
+        """Return what the module of the state's function has under that name."""
         (handler,) = (handler for arn, handler in self._handlers.items() if arn.split("-")[-2] == state)
         return inspect.unwrap(handler).__globals__[name]
 
     def lose_answer(self, state: str) -> None:
-        """Let the state's function do its work once, and Step Functions not hear of it."""
+        """Run the state's function once without telling Step Functions."""
         self._lost.add(state)
 
-    def end_with(self, state: str, ending: Callable[[], None]) -> None:
-        """Let something happen as soon as the state's function has done its work once."""
-        self._endings[state] = ending
+    def run_after(self, state: str, action: Callable[[], None]) -> None:
+        """Run an action once, as soon as the state's function has finished."""
+        self._actions[state] = action
 
     def recover(self) -> None:
         self._faults.clear()
         self._lost.clear()
-        self._endings.clear()
+        self._actions.clear()
 
     @contextmanager
-    def at_rest(self, state: str) -> Iterator[None]:
-        """Wait until nothing of the state's function is at work, and let nothing of it begin meanwhile."""
+    def idle(self, state: str) -> Iterator[None]:
+        """Wait until the state's function is not running, and start it no sooner than the block ends."""
         with self._changed:
-            assert self._changed.wait_for(lambda: not self._working[state], timeout=30)
+            assert self._changed.wait_for(lambda: not self._running[state], timeout=30)
             yield
 
     @contextmanager
-    def _at_work(self, state: str) -> Iterator[None]:
+    def _run(self, state: str) -> Iterator[None]:
         with self._changed:
-            self._working[state] += 1
-        token = at_work.set(state)
+            self._running[state] += 1
+        token = running_state.set(state)
         try:
             yield
         finally:
-            at_work.reset(token)
+            running_state.reset(token)
             with self._changed:
-                self._working[state] -= 1
+                self._running[state] -= 1
                 self._changed.notify_all()
 
     def invoke(self, parameters: dict[str, Any], **_: object) -> dict[str, Any]:
         state = parameters["FunctionName"].split("-")[-2]
-        with self._at_work(state):
+        with self._run(state):
             answer = self._answer(state, parameters)
         if state in self._lost:
             self._lost.remove(state)
@@ -157,16 +161,16 @@ class Lambda:
         context = SimpleNamespace(
             aws_request_id="8f5e",
             function_name=parameters["FunctionName"],
-            # Long enough that a slow machine changes nothing.
+            # Long enough for any machine.
             get_remaining_time_in_millis=lambda: 60_000,
         )
         try:
             result = self._handlers[parameters["FunctionName"]](json.loads(parameters["Payload"]), context)
             payload = json.loads(json.dumps(result, allow_nan=False))
-            self._endings.pop(state, lambda: None)()
+            self._actions.pop(state, lambda: None)()
         except ProcessKilled:
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": PROCESS_DIED}
-        except Exception as error:  # noqa: BLE001 Lambda answers for whatever a handler raises
+        except Exception as error:  # noqa: BLE001 Lambda answers for any exception
             trace = traceback.format_tb(error.__traceback__)
             payload = {"errorMessage": str(error), "errorType": type(error).__name__, "requestId": "8f5e"}
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": {**payload, "stackTrace": trace}}
@@ -175,7 +179,7 @@ class Lambda:
 
 
 def lambda_error(code: str, status: int = 500) -> ClientError:
-    """Return what Step Functions gets where Lambda itself does not take an invocation."""
+    """Return the error that Step Functions gets if Lambda refuses an invocation."""
     answer = {
         "Error": {"Code": code, "Message": code},
         "ResponseMetadata": {"HTTPStatusCode": status, "RequestId": "8f5e"},
@@ -183,70 +187,74 @@ def lambda_error(code: str, status: int = 500) -> ClientError:
     return ClientError(answer, "Invoke")  # type: ignore[arg-type]
 
 
-class Wire:
-    """All that goes to AWS, met at moto's botocore hook: what a test wants to fail fails, the rest is left to moto."""
+class AwsCalls:
+    """Takes every call to AWS at moto's botocore hook: injects the faults that a test asks for, else calls moto.
+
+    A call is known by its description, such as "in SaveCallbackRecord: https://… DynamoDB_20120810.PutItem {…}". The
+    state is empty if Step Functions makes the call itself.
+    """
 
     def __init__(self) -> None:
         self._moto = botocore_stubber.process_request
         self._one_at_a_time = Lock()
-        self.start_callback: Callable[[dict[str, Any]], engine.Execution] | None = None
-        self._faults: list[tuple[tuple[str, ...], Callable[[Any], HttpAnswer]]] = []
+        self._faults: list[tuple[Call, Callable[[Any], HttpAnswer]]] = []
         self.invoked: list[tuple[str, str, bytes]] = []
-        self.met: list[tuple[str, ...]] = []
+        self.faulted: list[Call] = []
 
-    def refuse(self, call: tuple[str, ...], code: str, status: int = 400, times: int = 99) -> None:
-        """Let AWS answer the next calls with an error."""
+    def refuse(self, call: Call, code: str, status: int = 400, times: int = 99) -> None:
+        """Answer the next calls with an error."""
         xml = f"<ErrorResponse><Error><Code>{code}</Code><Message>{code}</Message></Error></ErrorResponse>"
         body = xml if call == SEND_MAIL else json.dumps({"__type": code, "message": code})
         self._faults += [
             (call, lambda _: (status, {"x-amzn-errortype": code, "x-amzn-requestid": "8f5e"}, body))
         ] * times
 
-    def lose_answer(self, call: tuple[str, ...], times: int = 99) -> None:
-        """Let AWS do what the next calls ask for, and its answers get lost on the way back."""
+    def lose_answer(self, call: Call, times: int = 99) -> None:
+        """Execute the next calls, but lose their answers."""
 
         def lost(request: Any) -> HttpAnswer:
-            self._do(request)
+            self._execute(request)
             raise ReadTimeoutError(endpoint_url=request.url)
 
         self._faults += [(call, lost)] * times
 
-    def time_out(self, call: tuple[str, ...], times: int = 99) -> None:
-        """Let the next calls never reach AWS, and nobody say so."""
+    def time_out(self, call: Call, times: int = 99) -> None:
+        """Leave the next calls without an answer, and do not execute them."""
 
         def unanswered(request: Any) -> HttpAnswer:
             raise ReadTimeoutError(endpoint_url=request.url)
 
         self._faults += [(call, unanswered)] * times
 
-    def follow(self, call: tuple[str, ...], happen: Callable[[], None]) -> None:
-        """Let AWS do what the next call asks for, and something happen before its answer is there."""
+    def run_after(self, call: Call, action: Callable[[], object]) -> None:
+        """Execute the next call, and run an action before its answer arrives."""
 
-        def followed(request: Any) -> HttpAnswer:
-            answer: HttpAnswer = self._do(request)
-            happen()
+        def execute(request: Any) -> HttpAnswer:
+            answer: HttpAnswer = self._execute(request)
+            action()
             return answer
 
-        self._faults.append((call, followed))
+        self._faults.append((call, execute))
 
     def recover(self) -> None:
         self._faults.clear()
 
     def process_request(self, request: Any) -> Any:
         body = request.body if isinstance(request.body, bytes) else str(request.body).encode()
-        said = f"in {at_work.get()}: {request.url} {request.headers.get('X-Amz-Target')} {body.decode()}"
+        target = request.headers.get("X-Amz-Target")
+        description = f"in {running_state.get()}: {request.url} {target} {body.decode()}"
         for fault in self._faults:
-            if all(part in said for part in fault[0]):
+            if all(text in description for text in fault[0]):
                 self._faults.remove(fault)
-                self.met.append(fault[0])
+                self.faulted.append(fault[0])
                 return fault[1](request)
-        return self._do(request)
+        return self._execute(request)
 
-    def _do(self, request: Any) -> Any:
+    def _execute(self, request: Any) -> Any:
         if START_CALLBACK[0] in str(request.headers.get("X-Amz-Target")):
             return self._start_callback(json.loads(request.body))
         if "dynamodb" in request.url:
-            # A write and its condition are one; moto lets other threads in between.
+            # A conditional write is atomic; moto lets other threads in between.
             with self._one_at_a_time:
                 return self._moto(request)
         if INVOKE[0] not in request.url:
@@ -257,10 +265,12 @@ class Wire:
         self.invoked.append((function, kind.decode() if isinstance(kind, bytes) else kind, request.body))
         return 202, {}, ""
 
-    def _start_callback(self, parameters: dict[str, Any]) -> HttpAnswer:
-        """Moto has no StartSyncExecution: start the execution and wait for it."""
-        assert self.start_callback
-        execution = self.start_callback(parameters)
+    @staticmethod
+    def _start_callback(parameters: dict[str, Any]) -> HttpAnswer:
+        """Answer StartSyncExecution, which moto lacks."""
+        execution = engine.run_in_moto(
+            parameters["stateMachineArn"], json.loads(parameters["input"]), parameters["name"]
+        )
         answer = {
             "executionArn": execution.arn,
             "status": execution.status,
@@ -272,7 +282,7 @@ class Wire:
 
 
 class Sentry:
-    """Takes envelopes as Sentry does and keeps their events."""
+    """Receives envelopes as Sentry does and keeps their events."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -314,34 +324,33 @@ def serve_sentry() -> Iterator[Sentry]:
 
 
 class Workflow:
-    """The state machines, and the account that they work in."""
+    """The state machines and the account that they run in."""
 
     def __init__(self, handlers: dict[str, Handler], waits: list[float], sentry: Sentry) -> None:
         self.functions = Lambda(handlers)
-        self.wire = Wire()
+        self.aws = AwsCalls()
         self.sentry = sentry
         self._waits = waits
         self._machine_arn = engine.create_machine(client("stepfunctions"), engine.CALLBACK)
         self.healing_arn = engine.create_machine(client("stepfunctions"), engine.HEALING)
-        self.wire.start_callback = self._start_callback
 
-    def run(self, execution_input: Any, **patience: float) -> engine.Execution:
+    def run(self, execution_input: Any) -> engine.Execution:
         self._waits.clear()
         self.functions.attempts.clear()
-        execution = engine.run(client("stepfunctions"), self._machine_arn, execution_input, **patience)
+        execution = engine.run_in_moto(self._machine_arn, execution_input)
         return replace(execution, attempts=self.functions.attempts.copy(), waits=self._waits.copy())
 
     def deploy(self, **parameters: str) -> None:
-        """Deploy the callback workflow with other parameters than the template's defaults."""
+        """Deploy the callback workflow with parameters other than the template's defaults."""
         definition = json.dumps(engine.machine("callback", **parameters).definition)
         client("stepfunctions").update_state_machine(stateMachineArn=self._machine_arn, definition=definition)
 
     def heal(self, **selection: Any) -> engine.Execution:
-        """Run the healing workflow: as the schedule does, or as a person who names what is to be run again."""
-        return engine.run(client("stepfunctions"), self.healing_arn, selection)
+        """Run the healing workflow: as the schedule does, or as an operator does with a selection."""
+        return engine.run_in_moto(self.healing_arn, selection)
 
     def pass_time(self, minutes: int = 60) -> None:
-        """Bring the deadlines that stand in the tables nearer by so much."""
+        """Move the deadlines in the tables closer by that many minutes."""
         for row in self.errors:
             if "nextAttemptAt" in row:
                 sooner = datetime.fromisoformat(row["nextAttemptAt"]) - timedelta(minutes=minutes)
@@ -351,30 +360,25 @@ class Workflow:
                 sooner_ms = claim["in_progress_expiration"] - minutes * 60_000
                 _table(CLAIM_TABLE).put_item(Item={**claim, "in_progress_expiration": sooner_ms})
 
-    def end_claims(self) -> None:
-        """Let all claims on payments end that no dispatch has followed yet, each after the function that held it."""
-        with self.functions.at_rest("InvokeProcessPaid"):
+    def expire_claims(self) -> None:
+        """Expire all claims on payments without a dispatch, but none before the function that holds it has ended."""
+        with self.functions.idle("InvokeProcessPaid"):
             for claim in _items(CLAIM_TABLE):
                 if claim["status"] == "INPROGRESS":
                     _table(CLAIM_TABLE).put_item(Item={**claim, "in_progress_expiration": 0})
 
-    def lose_callback(self) -> None:
-        """Let the callback execution that is running end at this moment, without a word."""
-        _stop(self._machine_arn)
+    def abort_callback(self) -> None:
+        """Abort the callback execution that is running: it reports nothing."""
+        _abort(self._machine_arn)
 
-    def lose_healing(self) -> None:
-        """Let the healing execution that is running end at this moment, without a word."""
-        _stop(self.healing_arn)
+    def abort_healing(self) -> None:
+        """Abort the healing execution that is running: it reports nothing."""
+        _abort(self.healing_arn)
 
     def recover(self) -> None:
-        """Let all that was made to fail work again."""
-        for part in (self.functions, self.wire, self.sentry):
+        """End all faults."""
+        for part in (self.functions, self.aws, self.sentry):
             part.recover()
-
-    def _start_callback(self, parameters: dict[str, Any]) -> engine.Execution:
-        return engine.run(
-            client("stepfunctions"), parameters["stateMachineArn"], json.loads(parameters["input"]), parameters["name"]
-        )
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -389,15 +393,16 @@ class Workflow:
         return list(ses_backends[ACCOUNT][REGION].sent_messages)
 
     @property
-    def processed(self) -> list[tuple[str, str, bytes]]:
+    def dispatched(self) -> list[tuple[str, str, bytes]]:
         """The invocations that a handler made: function, invocation type, payload."""
-        return self.wire.invoked
+        return self.aws.invoked
 
 
-def _stop(machine_arn: str) -> None:
-    running = client("stepfunctions").list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING")
-    for execution in running["executions"]:
-        client("stepfunctions").stop_execution(executionArn=execution["executionArn"])
+def _abort(machine_arn: str) -> None:
+    machines = stepfunctions_parser_backends[ACCOUNT][REGION]
+    for execution in machines.describe_state_machine(machine_arn).executions:
+        if execution.status == "RUNNING":
+            machines.stop_execution(execution.execution_arn)
 
 
 def _items(table_name: str) -> list[dict[str, Any]]:

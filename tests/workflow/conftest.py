@@ -1,4 +1,4 @@
-"""Runs the shipped state machines with the real handlers, in this process and without waiting."""
+"""Runs the shipped state machines with the real handlers, in this process and without real pauses."""
 
 import json
 import threading
@@ -11,29 +11,37 @@ from typing import Any
 import pytest
 import sentry_sdk
 from botocore import endpoint
+from jsonpath_ng.ext.parser import parse as parse_path
 from moto import mock_aws
 from moto.core.models import botocore_stubber
 from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
+from moto.stepfunctions.parser.asl.component.common.path import result_path
 from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec import execute_state
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_dynamodb
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import (
     StateTaskServiceAwsSdk,
 )
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.asl.utils import json_path
+from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
+from moto.stepfunctions.parser.utils import TMP_THREADS
 
 from tests.sources import TABLES, table
 from tests.workflow import engine
 from tests.workflow.account import Handler, Sentry, Workflow, client, load_handlers, serve_sentry
 
-# Parsing the definition takes longer than running it, and moto parses it for each machine and each execution.
-parse_once = staticmethod(cache(AmazonStateLanguageParser.parse))
-error_equals = ErrorEqualsDecl._eval_body
+# Moto parses a definition for each machine and each execution, a path for each use, and creates a client for each call.
+# All of these take longer than the execution itself.
+parse_definition_once = staticmethod(cache(AmazonStateLanguageParser.parse))
+parse_path_once = cache(parse_path)
+eval_error_names = ErrorEqualsDecl._eval_body
 
 
 @contextmanager
 def own_sentry_client() -> Iterator[None]:
-    """Put back whichever client was there: the SDK has one per process, and other tests may have theirs."""
+    """Restore the earlier client afterwards: the SDK has one per process, and other tests may have set their own."""
     others = sentry_sdk.get_client()
     yield
     sentry_sdk.get_global_scope().set_client(others)
@@ -57,11 +65,11 @@ def sentry_server() -> Iterator[Sentry]:
 
 @pytest.fixture(scope="session")
 def loaded(aws_environment: None, sentry_server: Sentry) -> tuple[dict[str, Handler], Any]:  # noqa: ARG001
-    """The handlers, and the Sentry client that importing them set up."""
+    """The handlers, and the Sentry client that their import created."""
     with own_sentry_client():
         handlers = load_handlers(
             SentryDsn=sentry_server.dsn,
-            # What failed is due at once, and what got lost is old enough.
+            # A failure is due at once, and a lost execution is old enough to be found.
             RedriveDelayMinutes="0",
             DispatchAgeMinutes="0",
         )
@@ -78,26 +86,26 @@ def sentry(loaded: tuple[dict[str, Handler], Any], sentry_server: Sentry) -> Ite
 
 
 class PatientEvent(threading.Event):
-    """Waits longer than any TimeoutSeconds, so that a slow machine changes nothing."""
+    """Waits longer than any TimeoutSeconds: on a slow machine no state times out."""
 
     def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 the clock here is not real
-        return super().wait(60)
+        return super().wait(120)
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the interpreter would have slept before each retry; jitter always draws the longest."""
+    """The seconds that the interpreter would have slept before each retry; jitter always draws the maximum."""
     seconds: list[float] = []
     monkeypatch.setattr(execute_state, "threading", SimpleNamespace(Event=PatientEvent))
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=seconds.append))
-    # What a client waits between two attempts of its own is drawn by lot.
+    # A client's own pauses between attempts are random.
     monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(jitter_strategy_decl, "random", SimpleNamespace(uniform=lambda _, longest: longest))
     return seconds
 
 
 def eval_sdk_task(task: StateTaskServiceAwsSdk, env: Any, normalised_parameters: dict[str, Any], **_: Any) -> None:
-    """Call the SDK by the names that Step Functions has for its members; moto has those of boto3, which start small."""
+    """Call the SDK with the members' names of Step Functions, which are capitalised; moto knows those of boto3 only."""
     call = getattr(client(task._get_boto_service_name()), task._get_boto_service_action())
     answer = call(**{name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()})
     del answer["ResponseMetadata"]
@@ -105,17 +113,27 @@ def eval_sdk_task(task: StateTaskServiceAwsSdk, env: Any, normalised_parameters:
     env.stack.append({name[0].upper() + name[1:]: value for name, value in plain.items()})
 
 
+def dynamodb_client(service: str, **_: Any) -> Any:
+    """Return the client of the states that call DynamoDB themselves."""
+    return client(service)
+
+
 def eval_error_equals(declared: ErrorEqualsDecl, env: Any) -> None:
-    """Tell whether an error is among those declared: States.ALL does not mean these two, but moto thinks it does."""
+    """Match an error with those declared. On AWS States.ALL does not match these two errors; in moto it does."""
     error = env.stack[-1].error_name
-    error_equals(declared, env)
+    eval_error_names(declared, env)
     if error in {"States.Runtime", "States.DataLimitExceeded"}:
         env.stack[-1] = any(name.error_name == error for name in declared.error_names)
 
 
 @pytest.fixture
 def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse_once)
+    monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse_definition_once)
+    monkeypatch.setattr(json_path, "parse", parse_path_once)
+    monkeypatch.setattr(result_path, "parse", parse_path_once)
+    monkeypatch.setattr(state_task_service_dynamodb, "boto_client_for", dynamodb_client)
+    # The thread that starts an execution runs it, too: no other one has to wait for its end.
+    monkeypatch.setattr(ExecutionWorker, "start", ExecutionWorker._execution_logic)
     monkeypatch.setattr(StateTaskServiceAwsSdk, "_eval_service_task", eval_sdk_task)
     monkeypatch.setattr(ErrorEqualsDecl, "_eval_body", eval_error_equals)
     with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
@@ -123,6 +141,11 @@ def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             client("dynamodb").create_table(**table(name))
         client("ses").verify_email_identity(EmailAddress=engine.PARAMETERS["EmailFrom"])
         yield
+        for thread in TMP_THREADS:
+            thread.join(10)
+        # A thread that goes on would disturb the next test.
+        assert not any(thread.is_alive() for thread in TMP_THREADS)
+        TMP_THREADS.clear()
 
 
 @pytest.fixture
@@ -135,5 +158,5 @@ def workflow(
 ) -> Workflow:
     workflow = Workflow(loaded[0], waits, sentry)
     monkeypatch.setattr(lambda_eval_utils, "_invoke_lambda_function", workflow.functions.invoke)
-    monkeypatch.setattr(botocore_stubber, "process_request", workflow.wire.process_request)
+    monkeypatch.setattr(botocore_stubber, "process_request", workflow.aws.process_request)
     return workflow

@@ -1,12 +1,15 @@
-"""The state machines as they are shipped, and how to run one through a Step Functions client."""
+"""The shipped state machines, and how to run one: in moto or through a Step Functions client."""
 
 import json
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
+
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from local import intrinsics
 from local.intrinsics import parameter_value
@@ -22,7 +25,7 @@ PARAMETERS = {
 
 
 def names(**parameters: str) -> dict[str, Any]:
-    """Return what each reference of the template gives, with these parameters and the defaults of the others."""
+    """Return the value of each name in the template, given these parameters and the defaults of all others."""
     given = {**PARAMETERS, **parameters}
     known: dict[str, Any] = {
         "AWS::Partition": "aws",
@@ -45,7 +48,7 @@ def names(**parameters: str) -> dict[str, Any]:
 
 
 def resolved(node: Any, **parameters: str) -> Any:
-    """Return a part of the template as CloudFormation would."""
+    """Return a part of the template as CloudFormation resolves it."""
     return intrinsics.resolved(node, names(**parameters), TEMPLATE["Conditions"])
 
 
@@ -80,15 +83,15 @@ REPORT_STATES = [
 class Execution:
     """One execution that has ended.
 
-    `states` are in the order in which they were entered; the three reports run at once, so theirs is the definition's
-    order. `reports` is what they returned. `attempts` and `waits` (seconds before each retry) are known where the tasks
-    are our own handlers.
+    `output` is None unless it succeeded. `states` are in the order in which they were entered, but the three reports,
+    which run in parallel, in the definition's order. `reports` is what they returned. `attempts` (of each task) and
+    `waits` (seconds before each retry) are known if the tasks are our own handlers.
     """
 
     name: str
     arn: str
     status: str
-    output: dict[str, Any] | None
+    output: Any
     states: list[str]
     reports: list[dict[str, Any]]
     attempts: Counter[str] = field(default_factory=Counter)
@@ -96,9 +99,8 @@ class Execution:
 
     @property
     def answer(self) -> tuple[int, dict[str, Any]]:
-        """The HTTP status and the JSON body that the API would answer with."""
+        """The HTTP status and the JSON body with which the API would answer."""
         assert self.status == "SUCCEEDED", self
-        assert self.output is not None
         assert set(self.output) == {"statusCode", "body", "isDone"}
         return self.output["statusCode"], json.loads(self.output["body"])
 
@@ -115,27 +117,39 @@ def create_machine(client: Any, machine: Machine) -> str:
     return arn
 
 
-def run(
-    client: Any,
-    machine_arn: str,
-    execution_input: Any,
-    name: str = "",
-    timeout_seconds: float = 60,
-    poll_seconds: float = 0.01,
-) -> Execution:
-    """Run a state machine to its end."""
+def run_in_moto(machine_arn: str, execution_input: Any, name: str = "") -> Execution:
+    """Run a state machine to its end, past moto's API, whose part would take longer than the execution itself."""
     name = name or str(uuid4())
-    started = client.start_execution(stateMachineArn=machine_arn, name=name, input=json.dumps(execution_input))
+    execution = stepfunctions_parser_backends[ACCOUNT][REGION].start_execution(
+        machine_arn, name, json.dumps(execution_input)
+    )
+    return _ended(execution.to_describe_output(), execution.to_history_output()["events"])
+
+
+def run(client: Any, machine_arn: str, execution_input: Any, timeout_seconds: float = 60) -> Execution:
+    """Run a state machine to its end through a Step Functions client."""
+    started = client.start_execution(stateMachineArn=machine_arn, name=str(uuid4()), input=json.dumps(execution_input))
     arn = started["executionArn"]
     deadline = time.monotonic() + timeout_seconds
     while (described := client.describe_execution(executionArn=arn))["status"] == "RUNNING":
-        assert time.monotonic() < deadline, f"The execution still runs after {timeout_seconds} s"
-        time.sleep(poll_seconds)
+        assert time.monotonic() < deadline, f"The execution is still running after {timeout_seconds} s"
+        time.sleep(0.01)
     pages = client.get_paginator("get_execution_history").paginate(executionArn=arn)
-    events = [event for page in pages for event in page["events"]]
+    return _ended(described, [event for page in pages for event in page["events"]])
+
+
+def _ended(described: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Execution:
+    """Return an execution from the answers of DescribeExecution and GetExecutionHistory."""
     entered = [event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event]
     output = json.loads(described["output"]) if "output" in described else None
-    return Execution(name, arn, described["status"], output, _reports_in_order(entered), _reports(events))
+    return Execution(
+        described["name"],
+        described["executionArn"],
+        described["status"],
+        output,
+        _reports_in_order(entered),
+        _reports(events),
+    )
 
 
 def _reports_in_order(entered: list[str]) -> list[str]:
@@ -143,7 +157,7 @@ def _reports_in_order(entered: list[str]) -> list[str]:
     return [next(reports) if state in REPORT_STATES else state for state in entered]
 
 
-def _reports(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _reports(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     exits = [event["stateExitedEventDetails"] for event in events if "stateExitedEventDetails" in event]
     outputs = [json.loads(exited["output"]) for exited in exits if exited["name"] == "ReportFailure"]
     return outputs[0]["reports"] if outputs else []

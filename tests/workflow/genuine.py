@@ -1,4 +1,4 @@
-"""What makes a callback genuine: the bank's signature, and what the account knows of its order and payment."""
+"""Genuine callbacks: the bank's signature, and the account's own order and payment."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ RECEIVED_AT = datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 
 def delivery(key: str | None = KEY, signed_at: datetime = RECEIVED_AT, name: str = "paid") -> dict[str, Any]:
-    """What the API makes of a callback, signed with a key or not at all."""
+    """Return the input that the API builds from a callback, signed with a key or unsigned."""
     body = body_of(name)
     headers = {"content-type": "application/json", "user-agent": "BankGateway/2.1"}
     if key:
@@ -28,7 +28,7 @@ def delivery(key: str | None = KEY, signed_at: datetime = RECEIVED_AT, name: str
 
 
 def forget_secrets(workflow: Workflow) -> None:
-    """A task remembers the secret of the test before."""
+    """Empty the tasks' caches, which hold the secret of the test before."""
     for state in ("VerifySignature", "InquirePayment"):
         workflow.functions.imported_by(state, "bank_secret").provider.clear_cache()
 
@@ -39,7 +39,7 @@ def put_secret(inquiry: dict[str, str] | None = None) -> None:
 
 
 def create_tables() -> None:
-    """Create the tables that the account has already."""
+    """Create the tables that the account has beside the stack."""
     for table, key in (("order-table-dev", "orderId"), ("payment3-card-payment-record-master", "paymentId")):
         client("dynamodb").create_table(
             TableName=table,
@@ -50,7 +50,8 @@ def create_tables() -> None:
 
 
 def put_order(**changes: Any) -> None:
-    boto3.resource("dynamodb").Table("order-table-dev").put_item(Item=ORDER | changes)
+    order: dict[str, Any] = ORDER | changes
+    boto3.resource("dynamodb").Table("order-table-dev").put_item(Item=order)
 
 
 def put_payment(**fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""The paths through the state machine that several tests speak of."""
+"""The paths through the callback workflow that several tests expect."""
 
 VALIDATED = ["ReceiveDelivery", "IsSignatureVerified?", "ValidateCallback"]
 SAVED = [*VALIDATED, "SaveCallbackRecord"]
@@ -19,5 +19,5 @@ FAILED = [*REPORTS, "RespondFailure", "Respond"]
 
 
 def after(states: list[str], **following: str) -> list[str]:
-    """Return the states, each one named followed by the state that its failure leads to."""
+    """Return the states, and after each failing one the state that handles its failure."""
     return [entered for state in states for entered in (state, following.get(state)) if entered]

@@ -1,4 +1,4 @@
-"""Only genuine callbacks pay orders: what each check lets through, notes and refuses, in each of its modes."""
+"""Only genuine callbacks pay orders: what each check accepts, records and refuses in each of its modes."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import pytest
 
 from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import CHECKS
-from tests.workflow.account import INVOKE, PROCESS_DIED, Workflow, client, lambda_error
+from tests.workflow.account import INVOKE, PROCESS_DIED, Fault, Workflow, client, lambda_error
 from tests.workflow.genuine import (
     ORDER,
     OTHER_KEY,
@@ -29,7 +29,7 @@ from tests.workflow.paths import PAID, REPORTS
 
 @dataclass
 class Bank:
-    """The bank's own interface."""
+    """The bank's own API."""
 
     url: str
     status: str = "PAID"
@@ -40,39 +40,39 @@ class Bank:
 
 @pytest.fixture
 def bank() -> Iterator[Bank]:
-    class Counter(BaseHTTPRequestHandler):
+    class Inquiries(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             token = {"access_token": "t", "expires_in": 0}
-            answer = {"status": bank.status, "amount": bank.amount}
+            answer = {"status": served.status, "amount": served.amount}
             is_inquiry = self.path.endswith("/inquiry")
-            bank.inquiries += is_inquiry
-            self.send_response(bank.http_status)
+            served.inquiries += is_inquiry
+            self.send_response(served.http_status)
             self.end_headers()
             self.wfile.write(json.dumps(answer if is_inquiry else token).encode())
 
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Counter)
-    bank = Bank(f"http://127.0.0.1:{server.server_port}")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Inquiries)
+    served = Bank(f"http://127.0.0.1:{server.server_port}")
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield bank
+    yield served
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 @pytest.fixture(autouse=True)
-def known(workflow: Workflow, bank: Bank, request: pytest.FixtureRequest) -> None:  # noqa: ARG001
-    """What the account has beside the stack: the bank's secret, orders and payments."""
+def _account_beside_the_stack(workflow: Workflow, bank: Bank) -> None:
+    """The bank's secret, and the tables of orders and payments."""
     forget_secrets(workflow)
     put_secret({"baseUrl": bank.url, "clientId": "payment3", "clientSecret": "s"})
     create_tables()
 
 
-def notes(workflow: Workflow) -> tuple[str, str, str]:
+def verdicts(workflow: Workflow) -> tuple[str, str, str]:
     (record,) = workflow.records
     return record["signature"], record["crossCheck"], record["inquiry"]
 
@@ -82,18 +82,18 @@ def test_a_check_that_is_off_is_not_run(workflow: Workflow) -> None:
 
     assert execution.states == PAID
     assert not set(CHECKS) & set(execution.attempts)
-    assert notes(workflow) == ("off", "off", "off")
+    assert verdicts(workflow) == ("off", "off", "off")
 
 
-def test_what_passes_all_checks_is_paid_and_says_so(workflow: Workflow, bank: Bank) -> None:
+def test_a_callback_that_passes_all_checks_is_dispatched(workflow: Workflow, bank: Bank) -> None:
     workflow.deploy(**dict.fromkeys(CHECKS.values(), "enforce"))
     put_order()
     execution = workflow.run(delivery())
 
     assert execution.answer[0] == 200
-    assert notes(workflow) == ("passed", "passed", "passed")
+    assert verdicts(workflow) == ("passed", "passed", "passed")
     assert [workflow.functions.attempts[check] for check in CHECKS] == [1, 1, 1]
-    assert bank.inquiries == len(workflow.processed) == 1
+    assert bank.inquiries == len(workflow.dispatched) == 1
     assert (workflow.errors, workflow.mails) == ([], [])
 
 
@@ -105,11 +105,11 @@ def test_what_passes_all_checks_is_paid_and_says_so(workflow: Workflow, bank: Ba
         (delivery() | {"body": body_of("paid").replace("2339", "1")}, "signature: does not match"),
         (delivery(signed_at=RECEIVED_AT - timedelta(minutes=6)), "webhook-timestamp: is more than five minutes off"),
         (delivery(key=None, name="malformed"), "webhook-id: is missing"),
-        ("no delivery at all", "body: is not the text that was signed"),
+        ("not a delivery", "body: is not the text that was signed"),
     ],
-    ids=["unsigned", "of another key", "altered", "replayed", "malformed", "of another shape"],
+    ids=["unsigned", "of another key", "altered", "replayed", "malformed", "not a delivery"],
 )
-def test_a_forged_callback_is_refused_and_reported_and_touches_nothing(
+def test_a_forged_callback_is_refused_and_reported_and_changes_nothing(
     workflow: Workflow, forged: Any, message: str
 ) -> None:
     workflow.deploy(SignatureMode="enforce")
@@ -121,20 +121,20 @@ def test_a_forged_callback_is_refused_and_reported_and_touches_nothing(
         *("ReadSignatureMessage", "RespondRefused", "Respond"),
     ]
     assert execution.answer == (500, {"success": False, "error": message, "message": FAILURE_MESSAGE})
-    assert (workflow.records, workflow.processed) == ([], [])
+    assert (workflow.records, workflow.dispatched) == ([], [])
     (row,) = workflow.errors
     assert (row["step"], row["error"], row["status"]) == ("VerifySignature", "InvalidSignature", "open")
     assert "nextAttemptAt" not in row
     assert len(workflow.mails) == len(workflow.sentry.events) == 1
 
 
-def test_in_warn_a_forged_callback_is_noted_and_reported_and_goes_on(workflow: Workflow) -> None:
+def test_in_warn_a_forged_callback_is_recorded_reported_and_dispatched(workflow: Workflow) -> None:
     workflow.deploy(SignatureMode="warn")
     execution = workflow.run(delivery(key=None))
 
     assert execution.answer[0] == 200
-    assert notes(workflow)[0] == "failed: InvalidSignature: webhook-id: is missing"
-    assert len(workflow.processed) == 1
+    assert verdicts(workflow)[0] == "failed: InvalidSignature: webhook-id: is missing"
+    assert len(workflow.dispatched) == 1
     assert workflow.errors == []
     (mail,) = workflow.mails
     assert mail.subject == "[test] BankApp callback failed: CheckWarning"
@@ -142,45 +142,46 @@ def test_in_warn_a_forged_callback_is_noted_and_reported_and_goes_on(workflow: W
     assert [event["fingerprint"][-1] for event in workflow.sentry.events] == ["CheckWarning"]
 
 
-def test_in_warn_nothing_that_a_check_meets_stops_a_payment(workflow: Workflow, bank: Bank) -> None:
+def test_in_warn_no_verdict_of_a_check_stops_a_payment(workflow: Workflow, bank: Bank) -> None:
     workflow.deploy(**dict.fromkeys(CHECKS.values(), "warn"))
     client("secretsmanager").delete_secret(SecretId="kbank-test", ForceDeleteWithoutRecovery=True)
     bank.http_status = 500
     execution = workflow.run(delivery())
 
     assert execution.answer[0] == 200
-    assert len(workflow.processed) == 1
-    assert notes(workflow)[1] == "failed: OrderNotFound: The order does not exist, or not yet"
+    assert len(workflow.dispatched) == 1
+    assert verdicts(workflow)[1] == "failed: OrderNotFound: The order does not exist, or not yet"
 
 
-FAULTS: list[Exception | dict[str, str]] = [PROCESS_DIED, lambda_error("TooManyRequestsException", 429), TimeoutError()]
-IDS = ["killed", "throttled", "late"]
+FAULTS: dict[str, Fault] = {
+    "killed": PROCESS_DIED,
+    "throttled": lambda_error("TooManyRequestsException", 429),
+    "timeout": TimeoutError(),
+}
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
-def test_in_warn_a_function_that_fails_stops_no_payment_and_is_reported(
-    workflow: Workflow, fault: Exception | dict[str, str]
-) -> None:
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_in_warn_a_failed_check_stops_no_payment_and_is_reported(workflow: Workflow, fault: Fault) -> None:
     workflow.deploy(**dict.fromkeys(CHECKS.values(), "warn"))
     for check in CHECKS:
         workflow.functions.fail(check, fault)
     execution = workflow.run(delivery())
 
     assert execution.answer[0] == 200
-    assert len(workflow.processed) == 1
+    assert len(workflow.dispatched) == 1
     assert workflow.errors == []
     (record,) = workflow.records
     assert "dispatchedBy" in record
-    (note,) = set(notes(workflow))
-    assert note in {"failed: Runtime.ExitError", "failed: Lambda.TooManyRequestsException", "failed: States.Timeout"}
+    (verdict,) = set(verdicts(workflow))
+    assert verdict in {"failed: Runtime.ExitError", "failed: Lambda.TooManyRequestsException", "failed: States.Timeout"}
     (mail,) = workflow.mails
-    assert f"VerifySignature: {note}; CrossCheckPayment: {note}; InquirePayment: {note}" in mail.body
+    assert f"VerifySignature: {verdict}; CrossCheckPayment: {verdict}; InquirePayment: {verdict}" in mail.body
 
 
-def test_a_failure_after_checks_that_failed_in_warn_names_its_own_state(workflow: Workflow) -> None:
+def test_a_failure_after_failed_checks_in_warn_names_its_own_state(workflow: Workflow) -> None:
     workflow.deploy(**dict.fromkeys(CHECKS.values(), "warn"))
     for state in (*CHECKS, "InvokeProcessPaid"):
-        workflow.functions.fail(state, FAULTS[0])
+        workflow.functions.fail(state, PROCESS_DIED)
     execution = workflow.run(delivery())
 
     assert execution.answer[0] == 500
@@ -188,31 +189,35 @@ def test_a_failure_after_checks_that_failed_in_warn_names_its_own_state(workflow
     assert (row["step"], row["error"]) == ("InvokeProcessPaid", "Runtime.ExitError")
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
-@pytest.mark.parametrize("check", CHECKS)
-def test_in_enforce_a_function_that_fails_lets_nothing_pass(
-    workflow: Workflow, check: str, fault: Exception | dict[str, str]
-) -> None:
+@pytest.mark.parametrize(
+    ("check", "fault"),
+    [
+        *(pytest.param("VerifySignature", fault, id=f"VerifySignature {name}") for name, fault in FAULTS.items()),
+        pytest.param("CrossCheckPayment", FAULTS["killed"], id="CrossCheckPayment killed"),
+        pytest.param("InquirePayment", FAULTS["killed"], id="InquirePayment killed"),
+    ],
+)
+def test_in_enforce_a_failed_check_lets_nothing_pass(workflow: Workflow, check: str, fault: Fault) -> None:
     workflow.deploy(**dict.fromkeys(CHECKS.values(), "warn") | {CHECKS[check]: "enforce"})
     workflow.functions.fail(check, fault)
     execution = workflow.run(delivery())
 
     assert execution.answer[0] == 500
-    assert workflow.processed == []
+    assert workflow.dispatched == []
     (row,) = workflow.errors
     assert (row["step"], row["status"]) == (check, "open")
     assert "nextAttemptAt" in row
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_mode_that_is_misspelt_lets_nothing_pass(workflow: Workflow, check: str) -> None:
+def test_a_misspelt_mode_lets_nothing_pass(workflow: Workflow, check: str) -> None:
     workflow.deploy(**{CHECKS[check]: "enforced"})
     put_order()
     execution = workflow.run(delivery())
 
     assert execution.answer[0] == 500
     assert [(row["step"], row["error"]) for row in workflow.errors] == [(check, "ConfigurationError")]
-    assert workflow.processed == []
+    assert workflow.dispatched == []
 
 
 @pytest.mark.parametrize("mode", ["SignatureMode", "InquiryMode"])
@@ -221,7 +226,7 @@ def test_a_check_without_its_secret_lets_nothing_pass(workflow: Workflow, mode: 
     execution = workflow.run(delivery())
 
     assert execution.answer[0] == 500
-    assert workflow.processed == []
+    assert workflow.dispatched == []
 
 
 def test_a_check_without_its_table_lets_nothing_pass(workflow: Workflow) -> None:
@@ -229,49 +234,49 @@ def test_a_check_without_its_table_lets_nothing_pass(workflow: Workflow) -> None
     execution = workflow.run(delivery())
 
     assert execution.answer[0] == 500
-    assert workflow.processed == []
+    assert workflow.dispatched == []
 
 
-def test_a_signed_callback_is_run_again_long_after_its_signature_was_made(workflow: Workflow) -> None:
+def test_a_signed_callback_is_redriven_long_after_it_was_signed(workflow: Workflow) -> None:
     workflow.deploy(SignatureMode="enforce")
-    workflow.wire.refuse(INVOKE, "ServiceException", status=500, times=2)
+    workflow.aws.refuse(INVOKE, "ServiceException", status=500, times=2)
     workflow.run(delivery())
     workflow.heal()
 
     assert [row["status"] for row in workflow.errors] == ["resolved"]
-    assert len(workflow.processed) == 1
+    assert len(workflow.dispatched) == 1
 
 
-def test_a_signed_callback_whose_execution_was_lost_is_verified_again(workflow: Workflow) -> None:
+def test_a_signed_callback_with_an_unconfirmed_dispatch_is_verified_again(workflow: Workflow) -> None:
     workflow.deploy(SignatureMode="enforce")
-    workflow.wire.refuse(("UpdateItem", "dispatchedBy"), "InternalServerError", status=500, times=2)
+    workflow.aws.refuse(("UpdateItem", "dispatchedBy"), "InternalServerError", status=500, times=2)
     workflow.run(delivery())
     workflow.heal()
 
-    assert notes(workflow)[0] == "passed"
+    assert verdicts(workflow)[0] == "passed"
     assert [row["status"] for row in workflow.errors] == ["resolved"]
-    assert len(workflow.processed) == 1
+    assert len(workflow.dispatched) == 1
 
 
-def test_a_record_that_was_never_signed_is_not_paid_by_healing(workflow: Workflow) -> None:
-    workflow.wire.refuse(INVOKE, "ServiceException", status=500, times=2)
+def test_healing_dispatches_no_record_that_was_never_signed(workflow: Workflow) -> None:
+    workflow.aws.refuse(INVOKE, "ServiceException", status=500, times=2)
     workflow.run(delivery(key=None))
     workflow.deploy(SignatureMode="enforce")
     workflow.heal()
 
     assert [(row["error"], row["status"]) for row in workflow.errors] == [("InvalidSignature", "open")]
-    assert workflow.processed == []
+    assert workflow.dispatched == []
 
 
-def test_an_order_that_is_there_a_moment_later_is_waited_for(workflow: Workflow) -> None:
+def test_the_check_waits_a_moment_for_an_order(workflow: Workflow) -> None:
     workflow.deploy(CrossCheckMode="enforce")
-    workflow.wire.follow(("GetItem", '"order-table-dev"'), put_order)
+    workflow.aws.run_after(("GetItem", '"order-table-dev"'), put_order)
     execution = workflow.run(delivery())
 
     assert execution.attempts["CrossCheckPayment"] == 2
     assert execution.waits == [1]
     assert execution.answer[0] == 200
-    assert notes(workflow)[1] == "passed"
+    assert verdicts(workflow)[1] == "passed"
 
 
 def test_an_order_that_comes_much_later_is_left_to_healing(workflow: Workflow) -> None:
@@ -283,7 +288,7 @@ def test_an_order_that_comes_much_later_is_left_to_healing(workflow: Workflow) -
     workflow.heal()
 
     assert [row["status"] for row in workflow.errors] == ["resolved"]
-    assert len(workflow.processed) == 1
+    assert len(workflow.dispatched) == 1
 
 
 @pytest.mark.parametrize(
@@ -295,7 +300,7 @@ def test_an_order_that_comes_much_later_is_left_to_healing(workflow: Workflow) -
         ({}, {"orderId": ORDER["orderId"], "amount": 1}, "paymentId: is recorded with another amount"),
     ],
 )
-def test_a_callback_that_contradicts_what_we_know_waits_for_a_person_and_learns_nothing(
+def test_a_callback_that_contradicts_our_data_waits_for_an_operator(
     workflow: Workflow, order: dict[str, Any], payment: dict[str, Any] | None, cause: str
 ) -> None:
     workflow.deploy(CrossCheckMode="enforce")
@@ -311,36 +316,34 @@ def test_a_callback_that_contradicts_what_we_know_waits_for_a_person_and_learns_
     assert json.loads(row["cause"])["errorMessage"] == cause
     assert "nextAttemptAt" not in row
     assert len(workflow.records) == 1
-    assert workflow.processed == []
+    assert workflow.dispatched == []
 
 
-def test_a_payment_that_the_bank_does_not_know_yet_is_asked_for_again_by_healing(
-    workflow: Workflow, bank: Bank
-) -> None:
+def test_healing_inquires_again_about_a_payment_the_bank_had_not_confirmed(workflow: Workflow, bank: Bank) -> None:
     workflow.deploy(InquiryMode="enforce")
     bank.status = "PENDING"
     assert workflow.run(delivery()).answer[0] == 500
     workflow.heal()
     assert [(row["error"], row["status"]) for row in workflow.errors] == [("PaymentNotConfirmed", "open")]
-    assert workflow.processed == []
+    assert workflow.dispatched == []
     bank.status = "PAID"
     workflow.heal()
 
     assert [row["status"] for row in workflow.errors] == ["resolved"]
-    assert len(workflow.processed) == 1
+    assert len(workflow.dispatched) == 1
 
 
-def test_a_payment_of_another_amount_than_the_bank_knows_waits_for_a_person(workflow: Workflow, bank: Bank) -> None:
+def test_a_payment_with_another_amount_than_the_banks_waits_for_an_operator(workflow: Workflow, bank: Bank) -> None:
     workflow.deploy(InquiryMode="enforce")
     bank.amount = "1.00"
     assert workflow.run(delivery()).answer[0] == 500
     assert workflow.heal().output["results"] == []
 
     assert [(row["error"], row["status"]) for row in workflow.errors] == [("PaymentMismatch", "open")]
-    assert workflow.processed == []
+    assert workflow.dispatched == []
 
 
-def test_a_bank_that_fails_is_asked_again_by_healing(workflow: Workflow, bank: Bank) -> None:
+def test_healing_inquires_again_if_the_bank_failed(workflow: Workflow, bank: Bank) -> None:
     workflow.deploy(InquiryMode="enforce")
     bank.http_status = 503
     execution = workflow.run(delivery())
@@ -348,4 +351,4 @@ def test_a_bank_that_fails_is_asked_again_by_healing(workflow: Workflow, bank: B
     bank.http_status = 200
     workflow.heal()
 
-    assert len(workflow.processed) == 1
+    assert len(workflow.dispatched) == 1
