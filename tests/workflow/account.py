@@ -53,8 +53,7 @@ PROCESS_DIED = {
 # The state whose function is running in this thread.
 running_state: ContextVar[str] = ContextVar("running_state", default="")
 
-# Shared by all tests, because to create a client takes longer than to use it. Without retries of its own: those are the
-# states' to make.
+# Shared by all tests, because creating a client takes longer than using it. It does not retry: the states do.
 client: Callable[[str], Any] = cache(partial(boto3.client, config=Config(retries={"total_max_attempts": 1})))
 
 
@@ -104,8 +103,8 @@ class Lambda:
         """Make the next invocations of the state's function fail."""
         self._faults[state] += [fault] * times
 
-    def imported_by(self, state: str, name: str) -> Any:
-        """Return what the module of the state's function has under that name."""
+    def module_global(self, state: str, name: str) -> Any:
+        """Return a global of the module that defines the state's function."""
         (handler,) = (handler for arn, handler in self._handlers.items() if arn.split("-")[-2] == state)
         return inspect.unwrap(handler).__globals__[name]
 

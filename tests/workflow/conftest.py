@@ -78,7 +78,7 @@ def loaded(aws_environment: None, sentry_server: Sentry) -> tuple[dict[str, Hand
 
 @pytest.fixture
 def sentry(loaded: tuple[dict[str, Handler], Any], sentry_server: Sentry) -> Iterator[Sentry]:
-    sentry_server.status = 200
+    sentry_server.recover()
     sentry_server.events.clear()
     with own_sentry_client():
         sentry_sdk.get_global_scope().set_client(loaded[1])
@@ -88,7 +88,7 @@ def sentry(loaded: tuple[dict[str, Handler], Any], sentry_server: Sentry) -> Ite
 class PatientEvent(threading.Event):
     """Waits longer than any TimeoutSeconds: on a slow machine no state times out."""
 
-    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 the clock here is not real
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 real time does not count
         return super().wait(120)
 
 
@@ -132,7 +132,7 @@ def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(json_path, "parse", parse_path_once)
     monkeypatch.setattr(result_path, "parse", parse_path_once)
     monkeypatch.setattr(state_task_service_dynamodb, "boto_client_for", dynamodb_client)
-    # The thread that starts an execution runs it, too: no other one has to wait for its end.
+    # The thread that starts an execution also runs it, so that nothing has to poll for its end.
     monkeypatch.setattr(ExecutionWorker, "start", ExecutionWorker._execution_logic)
     monkeypatch.setattr(StateTaskServiceAwsSdk, "_eval_service_task", eval_sdk_task)
     monkeypatch.setattr(ErrorEqualsDecl, "_eval_body", eval_error_equals)
@@ -143,7 +143,7 @@ def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield
         for thread in TMP_THREADS:
             thread.join(10)
-        # A thread that goes on would disturb the next test.
+        # A thread that is still running would disturb the next test.
         assert not any(thread.is_alive() for thread in TMP_THREADS)
         TMP_THREADS.clear()
 

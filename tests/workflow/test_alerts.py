@@ -26,7 +26,7 @@ class Clock:
 def clock(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(
-        workflow.functions.imported_by("SendErrorEmail", "alerts"), "time", SimpleNamespace(time=clock.time)
+        workflow.functions.module_global("SendErrorEmail", "alerts"), "time", SimpleNamespace(time=clock.time)
     )
     return clock
 

@@ -158,7 +158,7 @@ def test_the_slowest_healing_ends_before_its_timeout(workflow: Workflow) -> None
     healing = DEFINITIONS["healing"]
     states = healing["States"]
     one_page = {**healing, "States": {**states, "HasMore?": {**states["HasMore?"], "Choices": []}}}
-    max_pages: int = workflow.functions.imported_by("FindFailures", "MAX_PAGES")
+    max_pages: int = workflow.functions.module_global("FindFailures", "MAX_PAGES")
     assert max_pages * longest_seconds(one_page) < healing["TimeoutSeconds"]
 
 
@@ -169,7 +169,7 @@ def test_a_redrive_has_as_much_time_as_a_callback_can_take() -> None:
 
 def test_a_claim_on_a_failure_lasts_longer_than_its_redrive(workflow: Workflow) -> None:
     item = STATES["healing"]["RedriveEach"]["ItemProcessor"]
-    lease: timedelta = workflow.functions.imported_by("ClaimFailure", "LEASE")
+    lease: timedelta = workflow.functions.module_global("ClaimFailure", "LEASE")
     assert longest_seconds(item) < lease.total_seconds()
 
 

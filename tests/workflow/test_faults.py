@@ -1,6 +1,6 @@
-"""Every call that is made for a payment fails in every way, and the payment is still dispatched.
+"""Each call that is made for a payment fails in each way, and the payment is still dispatched.
 
-The ordinary run has one of the lasting faults for each call, in turn; the exhaustive one has them all.
+In the ordinary run each call has one of the lasting faults, in turn; in the exhaustive run it has all of them.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from botocore import endpoint
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 
 from local.stack import ROOT
@@ -70,9 +69,9 @@ COUNT_REPEAT = Call("SendErrorEmail", "UpdateItem", "count a suppressed e-mail",
 SETTLE = Call("SettleFailure", "UpdateItem", "record the outcome")
 LOG_AGAIN = Call("WriteErrorLog", "UpdateItem", "record that it failed again", '"#0": "functionName"')
 
-# For each call: what the gateway is answered, and how often process-paid has been invoked once everything works again,
-# if the call fails throughout, if its answer is lost, and if its process is killed. It is invoked twice if Lambda
-# accepted an invocation and no process survived to record that.
+# For each call the HTTP answer, and how often process-paid has been invoked once everything works again, if the call
+# fails throughout, if its answer is lost, and if its process is killed. It is invoked twice if Lambda accepted an
+# invocation and no process survived to record that.
 Row = tuple[str, str, str]
 HEALED: Row = ("500 · 1", "500 · 1", "500 · 1")
 TABLE: dict[str, dict[Call, Row]] = {
@@ -163,7 +162,6 @@ def each_cell(path: str) -> pytest.MarkDecorator:
 def _pauses_pass(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let claims expire before each retry: its pause is as long as the function, and so its claim, may last."""
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _: workflow.expire_claims()))
-    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=lambda _: None))
 
 
 def break_call(workflow: Workflow, call: Call, fault: str) -> None:
@@ -369,7 +367,7 @@ def test_the_last_attempt_stays_the_last_if_its_outcome_is_not_recorded(workflow
 
 
 def rendered() -> str:
-    """Return the table in Markdown; the faults that last have the same result and share a column."""
+    """Return the table in Markdown; the lasting faults have the same outcome, and share a column."""
     rows: list[Sequence[str]] = [["Path", "Call", "fails throughout", "answer lost", "killed"], ["---"] * 5]
     for path, calls in TABLE.items():
         rows += [[path, f"`{call.state}`: {call.purpose}", *row] for call, row in calls.items()]

@@ -286,7 +286,7 @@ def test_all_that_one_run_gives_up_is_one_mail(workflow: Workflow) -> None:
 
 
 def test_one_run_redrives_more_than_a_page(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    selection = workflow.functions.imported_by("FindFailures", "Selection")
+    selection = workflow.functions.module_global("FindFailures", "Selection")
     monkeypatch.setitem(selection.from_event.__globals__, "MAX_FAILURES", 2)
     fail_to_dispatch(workflow, *range(1, 6))
     healing = workflow.heal()

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore import endpoint
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -127,7 +126,7 @@ def refused_and_not_logged(workflow: Workflow) -> None:
     workflow.aws.refuse(SAVE_ERROR, "ProvisionedThroughputExceededException")
 
 
-# Without an accepted invocation whose answer is lost or whose process is killed: that one is rightly repeated.
+# An accepted invocation whose answer is lost, or whose process is killed, is not among them: that one is repeated.
 FAULTS: dict[str, Break] = {
     "record throttled": throttled(SAVE_RECORD),
     "claim throttled": throttled(CLAIM),
@@ -156,6 +155,7 @@ class Interleavings(RuleBasedStateMachine):
         self.workflow = workflow
         self.sent: list[str] = []
         self.recorded: dict[str, str] = {}
+        workflow.recover()
         workflow.dispatched.clear()
         for table in dynamodb_backends[ACCOUNT][REGION].tables.values():
             table.items.clear()
@@ -246,7 +246,7 @@ class Interleavings(RuleBasedStateMachine):
             assert "dispatchedBy" not in record or by_id[record["dispatchedBy"]]["body"] in dispatched
 
     def _is_due(self) -> bool:
-        """Whether the healing workflow has something left to do."""
+        """Return whether the healing workflow has something left to do."""
         return any("undispatchedSince" in record for record in self.workflow.records) or any(
             "nextAttemptAt" in row for row in self.workflow.errors
         )
@@ -261,7 +261,6 @@ def test_any_order_of_deliveries_faults_and_healing_dispatches_once(
 ) -> None:
     # The pause before a retry is as long as the function, and so its claim, may last.
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _: workflow.expire_claims()))
-    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=lambda _: None))
 
     class Played(Interleavings):
         def __init__(self) -> None:
