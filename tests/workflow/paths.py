@@ -7,17 +7,5 @@ DECLINED = [*SAVED, "IsPaid?", "RespondRecorded", "Respond"]
 PAID = [*UNCHECKED, "InvokeProcessPaid", "ConfirmDispatch", "IsSuspicious?", "RespondDispatched", "Respond"]
 REPORTS = ["ReportFailure", "WriteErrorLog", "ReportToSentry", "SendErrorEmail", "IsRefused?"]
 INVALID = [*VALIDATED, *REPORTS, "ReadValidationMessage", "RespondRefused", "Respond"]
-CONFLICT = [
-    *UNCHECKED,
-    "InvokeProcessPaid",
-    *REPORTS,
-    "ReadConflictMessage",
-    "RespondRefused",
-    "Respond",
-]
+CONFLICT = [*UNCHECKED, "InvokeProcessPaid", *REPORTS, "ReadConflictMessage", "RespondRefused", "Respond"]
 FAILED = [*REPORTS, "RespondFailure", "Respond"]
-
-
-def after(states: list[str], **following: str) -> list[str]:
-    """Return the states, and after each failing one the state that handles its failure."""
-    return [entered for state in states for entered in (state, following.get(state)) if entered]

@@ -27,7 +27,7 @@ from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import FUNCTIONS
 from tests.workflow.account import Workflow, client
 from tests.workflow.engine import CALLBACK, Execution, Machine, create_machine, run
-from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, PAID, SAVED, UNCHECKED, after
+from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, PAID, SAVED, UNCHECKED
 
 HERE = Path(__file__).parent
 MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
@@ -53,8 +53,12 @@ CONFLICTING = {
 }
 INTERNAL = {"success": False, "error": "Internal error, request id {name}", "message": FAILURE_MESSAGE}
 
-
-SAVE_DOWN = [*SAVED, *FAILED]
+ALL_REPORTS_FAILED = [
+    "ReportFailure",
+    *("WriteErrorLog", "ErrorLogFailed"),
+    *("ReportToSentry", "SentryFailed"),
+    *("SendErrorEmail", "EmailFailed"),
+]
 # The same paths as in test_callback, for engines on which the real handlers cannot run.
 EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "HappyPath": (PAID, 200, RECORDED),
@@ -64,14 +68,10 @@ EXPECTED: dict[str, tuple[list[str], int, dict[str, Any]]] = {
     "Conflict": (CONFLICT, 500, CONFLICTING),
     "Invalid": (INVALID, 500, REFUSED),
     "InvokeThrottledThenFine": (PAID, 200, RECORDED),
-    "SaveDown": (SAVE_DOWN, 500, INTERNAL),
-    "InvokeDown": (
-        [*UNCHECKED, "InvokeProcessPaid", *FAILED],
-        500,
-        INTERNAL,
-    ),
+    "SaveDown": ([*SAVED, *FAILED], 500, INTERNAL),
+    "InvokeDown": ([*UNCHECKED, "InvokeProcessPaid", *FAILED], 500, INTERNAL),
     "AllReportsDown": (
-        after(SAVE_DOWN, WriteErrorLog="ErrorLogFailed", ReportToSentry="SentryFailed", SendErrorEmail="EmailFailed"),
+        [*SAVED, *ALL_REPORTS_FAILED, "IsRefused?", "RespondFailure", "Respond"],
         500,
         INTERNAL,
     ),
