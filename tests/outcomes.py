@@ -1,4 +1,4 @@
-"""What becomes of each file of events/, whichever engine runs it."""
+"""The outcome of each file of events/, whichever engine runs it."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ FAILURE_MESSAGE = "Failed to process bank app callback"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Recorded and perhaps handed on (`processing`), or refused with this message."""
+    """Recorded and perhaps dispatched (`processing`), or refused with this message."""
 
     processing: bool = False
     refusal: str | None = None
@@ -20,10 +20,15 @@ class Outcome:
     def status(self) -> int:
         return 500 if self.refusal else 200
 
-    def is_met_by(self, answer: dict[str, Any]) -> bool:
+    def assert_met_by(self, answer: dict[str, Any]) -> None:
+        """Fail unless the answer is exactly this refusal, or says this of a success."""
         if self.refusal:
-            return answer == {"success": False, "error": self.refusal, "message": FAILURE_MESSAGE}
-        return answer["success"] is True and answer["processing"] is self.processing
+            expected = {"success": False, "error": self.refusal, "message": FAILURE_MESSAGE}
+        else:
+            expected = {**answer, "success": True, "processing": self.processing}
+        # Compared as text, in which true is not 1.
+        given, wanted = (json.dumps(value, sort_keys=True) for value in (answer, expected))
+        assert given == wanted, f"answered {given} instead of {wanted}"
 
 
 PROCESSED = Outcome(processing=True)

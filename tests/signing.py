@@ -1,4 +1,4 @@
-"""How the bank signs, by the reference implementation of Standard Webhooks."""
+"""Signs callbacks as the bank does, with the reference implementation of Standard Webhooks."""
 
 from datetime import datetime
 

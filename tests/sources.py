@@ -1,4 +1,4 @@
-"""The template and the state machine as they are written."""
+"""The template and the state machines as they stand in the repository."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 from local.intrinsics import resolved
 from local.stack import ROOT
 
-# A tag such as !Sub is written out as {"Fn::Sub": …}.
+# A tag such as !Sub becomes {"Fn::Sub": …}.
 TEMPLATE: dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text())
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
 FUNCTIONS: dict[str, Any] = {
@@ -16,21 +16,21 @@ FUNCTIONS: dict[str, Any] = {
     for name, resource in RESOURCES.items()
     if resource["Type"] == "AWS::Serverless::Function"
 }
-# The state machines, by the name of their file.
+# The state machines by file name.
 MACHINES = {"callback": "BankAppCallback", "healing": "BankAppHealing"}
 DEFINITION_TEXTS = {name: (ROOT / f"statemachine/{name}.asl.json").read_text() for name in MACHINES}
 DEFINITIONS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in DEFINITION_TEXTS.items()}
 
 
 def table(name: str, branch: str = "test") -> dict[str, Any]:
-    """Return what CreateTable takes of the template's table `name`."""
+    """Return the arguments of CreateTable for the template's table `name`."""
     known = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
     properties = RESOURCES[name]["Properties"]
     return {key: resolved(properties[key], {"Branch": branch}) for key in known if key in properties}
 
 
 def all_states(machine: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return all states of a machine by name, those inside of its Parallel and Map states too."""
+    """Return all states of a machine by name, including those inside Parallel and Map states."""
     states = dict(machine["States"])
     for state in machine["States"].values():
         inner = [*state.get("Branches", []), *([state["ItemProcessor"]] if "ItemProcessor" in state else [])]
@@ -39,15 +39,15 @@ def all_states(machine: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return states
 
 
-# By machine, and then by name: a task that both use is a state of either.
+# By machine first: both use some of the tasks.
 STATES = {name: all_states(machine) for name, machine in DEFINITIONS.items()}
-# The checks, which are off until a parameter says otherwise, and the functions that a callback passes through always.
+# Each check and the parameter that switches it on, and the functions that every callback passes through.
 CHECKS = {"VerifySignature": "SignatureMode", "CrossCheckPayment": "CrossCheckMode", "InquirePayment": "InquiryMode"}
 CALLBACK_TASKS = [name for name in FUNCTIONS if name in STATES["callback"] and name not in CHECKS]
 
 
 def statements_of(role: str) -> list[dict[str, Any]]:
-    """Return the statements of a role's policies, in order, each with its actions as a list."""
+    """Return the statements of a role's policies in order, with `Action` always a list."""
     policies = RESOURCES[role]["Properties"]["Policies"]
     statements = [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
     return [

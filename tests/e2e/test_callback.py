@@ -114,7 +114,7 @@ def test_every_event_file_has_its_outcome(local: Local, name: str) -> None:
     outcome = OVER_HTTP[name]
     answer = local.post(body_of(name))
     assert answer.status == outcome.status
-    assert outcome.is_met_by(answer.body)
+    outcome.assert_met_by(answer.body)
     assert len(local.errors_of(answer)) == (outcome.status != 200)
 
 

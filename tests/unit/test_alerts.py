@@ -1,12 +1,10 @@
 import time
 from dataclasses import replace
-from typing import Any
 
-import boto3
 import pytest
 
 from callbacks.failure import Failure
-from tests.unit.kit import Json, Load, Log, Service, Table, Task, items, only
+from tests.unit.kit import Json, Load, Log, Service, Table, TableOf, Task, items, only
 
 MINUTE = 60
 
@@ -17,9 +15,8 @@ def alerts(load: Load, tables: dict[str, str]) -> Task:
 
 
 @pytest.fixture
-def table(tables: dict[str, str]) -> Any:
-    """The alert table, as boto3 has tables."""
-    return boto3.resource("dynamodb").Table(tables["CallbackAlertTable"])
+def table(table_of: TableOf) -> Table:
+    return table_of("CallbackAlertTable")
 
 
 @pytest.fixture

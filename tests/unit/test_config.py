@@ -35,7 +35,7 @@ def test_a_missing_or_empty_optional_setting_is_none(monkeypatch: pytest.MonkeyP
     assert config.optional("SETTING") is None
 
 
-# Sentry is off without its DSN.
+# Without its DSN, Sentry is off.
 REQUIRED = [
     (properties["Handler"].removesuffix(".handler"), variable)
     for properties in FUNCTIONS.values()

@@ -2,7 +2,6 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from callbacks.errors import ConfigurationError
 from tests.unit.kit import Load
 
 MOMENT = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -49,16 +48,10 @@ def test_the_last_attempt_is_the_one_in_the_settings(load: Load, allowed: str, a
     assert load("callbacks.redrives", REDRIVE_ATTEMPTS=allowed).is_last(attempt) is is_last
 
 
-@pytest.mark.parametrize("variable", ["REDRIVE_DELAY_MINUTES", "REDRIVE_ATTEMPTS"])
-def test_without_its_settings_nothing_can_be_planned(load: Load, variable: str) -> None:
-    with pytest.raises(ConfigurationError, match=variable):
-        load("callbacks.redrives", **{variable: ""})
-
-
 @pytest.mark.parametrize(
     ("body", "is_too_large"),
     [
-        # The longest that are valid, in scripts of one, two and three bytes.
+        # The longest valid bodies, in characters of one, two and three bytes.
         ("x" * 32_768, False),
         ("\u0416" * 16_384, False),
         ("\u0e01" * 10_922, False),

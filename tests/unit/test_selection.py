@@ -22,7 +22,7 @@ MEMBERS = "requestId, orderId, since, dryRun, limit, after"
         ({"limit": MAX_FAILURES}, Selection(limit=100)),
         ({"after": AFTER}, Selection(after=AFTER)),
         ({"after": None}, Selection()),
-        # Whether it is a dry run is for the states to know.
+        # The states handle a dry run.
         ({"dryRun": True}, Selection()),
         ({"dryRun": False}, Selection()),
         (
@@ -59,7 +59,7 @@ def test_a_selection_is_manual_if_it_names_a_delivery_an_order_or_a_time(event: 
         ("8f7e6d5c-redrive-8", "8f7e6d5c"),
         ("8f7e6d5c-redrive-120", "8f7e6d5c"),
         ("8f7e6d5c-redrive-1-redrive-2", "8f7e6d5c-redrive-1"),
-        # Not the name of a repeat.
+        # Not the name of a redrive.
         ("8f7e6d5c-redrive-", "8f7e6d5c-redrive-"),
         ("8f7e6d5c-redrive-8b", "8f7e6d5c-redrive-8b"),
         ("8f7e6d5c-redrive-8\n", "8f7e6d5c-redrive-8\n"),

@@ -5,11 +5,13 @@ from urllib.parse import parse_qsl
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.ses import ses_backends
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.ses.models import ses_backends
 
 from callbacks.errors import ServiceUnavailable
-from tests.unit.kit import Json, Load, Service, Within
+from tests.unit.kit import Json, Load, Service, Table, TableOf, Within, only
+
+Send = Callable[..., dict[str, str]]
 
 SENT = b"<SendEmailResponse><SendEmailResult><MessageId>m-1</MessageId></SendEmailResult></SendEmailResponse>"
 
@@ -19,21 +21,21 @@ def refusal(code: str) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def guard(tables: dict[str, str]) -> str:
-    """The table in which alerts are counted, in an account where no failure has been mailed yet."""
-    return tables["CallbackAlertTable"]
+def alerts(table_of: TableOf) -> Table:
+    """The alert table, in an account that has sent no e-mail yet."""
+    return table_of("CallbackAlertTable")
 
 
 @pytest.fixture
 def ses() -> Any:
-    """SES with a verified sender, and what it sent."""
+    """SES with a verified sender; it keeps what it sends."""
     boto3.client("ses").verify_email_identity(EmailAddress="alerts@example.com")
     return ses_backends[DEFAULT_ACCOUNT_ID]["ap-southeast-1"]
 
 
 @pytest.fixture
-def mail(load: Load, service: Service) -> Callable[..., dict[str, str]]:
-    """Run the task and return the request that SES got."""
+def send(load: Load, service: Service) -> Send:
+    """Run the task and return the request that SES received."""
 
     def sent(failure: Json, **variables: str) -> dict[str, str]:
         service.answers(200, SENT)
@@ -60,8 +62,8 @@ def test_an_email_goes_to_all_recipients(load: Load, ses: Any, failure: Json) ->
     assert message.destinations["ToAddresses"] == ["a@example.com", "b@example.com", "c@example.org"]
 
 
-def test_the_text_names_what_failed_and_where_to_look(mail: Callable[..., dict[str, str]], failure: Json) -> None:
-    sent = mail(failure)
+def test_the_text_names_what_failed_and_where_to_look(send: Send, failure: Json) -> None:
+    sent = send(failure)
     assert sent["Message.Body.Text.Charset"] == sent["Message.Subject.Charset"] == "UTF-8"
     assert sent["Message.Body.Text.Data"] == (
         "Function:    bankappcallback\n"
@@ -77,9 +79,9 @@ def test_the_text_names_what_failed_and_where_to_look(mail: Callable[..., dict[s
     )
 
 
-def test_the_html_says_the_same_escaped(mail: Callable[..., dict[str, str]], failure: Json) -> None:
+def test_the_html_says_the_same_escaped(send: Send, failure: Json) -> None:
     failure["event"]["body"] = """{"orderId": "<b>'1'&</b>", "paymentId": "ชำระ"}"""
-    sent = mail(failure)
+    sent = send(failure)
     html = sent["Message.Body.Html.Data"]
     assert sent["Message.Body.Html.Charset"] == "UTF-8"
     assert html.count("<tr>") == sent["Message.Body.Text.Data"].count("\n") == 10
@@ -88,24 +90,22 @@ def test_the_html_says_the_same_escaped(mail: Callable[..., dict[str, str]], fai
     assert '<tr><th align="left">Charge</th><td>ชำระ</td></tr>' in html
 
 
-def test_the_subject_names_the_environment(mail: Callable[..., dict[str, str]], failure: Json) -> None:
+def test_the_subject_names_the_environment(send: Send, failure: Json) -> None:
     failure |= {"channel": "Card", "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": "{}"}}}
-    sent = mail(failure, ENVIRONMENT="prod")
+    sent = send(failure, ENVIRONMENT="prod")
     assert sent["Message.Subject.Data"] == "[prod] Card callback failed: InvalidCallback"
     assert "Environment: prod\n" in sent["Message.Body.Text.Data"]
 
 
-def test_ids_that_cannot_be_found_are_unknown(mail: Callable[..., dict[str, str]], failure: Json) -> None:
+def test_ids_that_cannot_be_found_are_unknown(send: Send, failure: Json) -> None:
     failure["event"]["body"] = "nothing to be found"
-    text = mail(failure)["Message.Body.Text.Data"]
+    text = send(failure)["Message.Body.Text.Data"]
     assert "Order:       unknown\n" in text
     assert "Charge:      unknown\n" in text
 
 
-def test_an_email_contains_nothing_of_the_user_the_body_or_the_headers(
-    mail: Callable[..., dict[str, str]], failure: Json
-) -> None:
-    sent = "\n".join(mail(failure).values())
+def test_an_email_contains_nothing_of_the_user_the_body_or_the_headers(send: Send, failure: Json) -> None:
+    sent = "\n".join(send(failure).values())
     assert "482500007436" in sent
     for private in ("b5f392f7", "userId", "Payment successful", "2339", "BankGateway", "203.0.113.7", "stackTrace"):
         assert private not in sent
@@ -159,12 +159,12 @@ def test_an_ses_that_cannot_be_reached_is_given_up_in_time(
 
 
 def test_the_alert_table_knows_the_kind_of_failure_but_no_order(
-    load: Load, ses: Any, failure: Json, guard: str
+    load: Load, ses: Any, failure: Json, alerts: Table
 ) -> None:
     task = load("send_error_email")
     assert task.handler(failure, None)["messageId"]
     assert task.handler(failure | {"executionArn": "another"}, None) == {"reported": True, "messageId": None}
-    (item,) = boto3.resource("dynamodb").Table(guard).scan()["Items"]
+    item = only(alerts)
     assert item["kind"] == "bankappcallback#SaveCallbackRecord#ServiceUnavailable"
     assert (item["suppressed"], item["summedUp"]) == (1, 0)
     assert item["expiration"] > item["windowEndsAt"]

@@ -41,7 +41,7 @@ def test_the_keys_match_the_template(template: Json, model: type[Model], logical
     assert types.keys() == {*keys.values(), *indexed}
     for name, kind in types.items():
         assert attributes[name].attr_type == kind
-    # An item without a key of an index is not in that index.
+    # An item without an index key is not in that index.
     assert {name for name in types if attributes[name].null} == sparse
     assert not sparse & set(keys.values())
 

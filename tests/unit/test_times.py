@@ -9,7 +9,7 @@ from callbacks import model, times
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 
-# A day from either end of the calendar, so that every moment is one of the calendar in every zone.
+# A day from either end of the calendar, so that every moment exists in every time zone.
 SPAN = (datetime(9999, 12, 30, tzinfo=UTC) - datetime(1, 1, 2, tzinfo=UTC)) // timedelta(microseconds=1)
 moments = st.builds(
     lambda passed, offset: (datetime(1, 1, 2, tzinfo=UTC) + timedelta(microseconds=passed)).astimezone(
@@ -41,7 +41,7 @@ def test_a_time_is_formatted_in_utc_with_milliseconds(moment: datetime, text: st
         ("1970-01-01T00:00:00.001Z", 1),
         ("1969-12-31T23:59:59.999Z", -1),
         ("2026-11-22T10:00:00.009Z", 1795341600009),
-        # As a float it is a little less.
+        # As a float it is slightly less.
         ("2038-05-24T01:38:01.930Z", 2158277881930),
     ],
 )

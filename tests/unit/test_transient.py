@@ -12,13 +12,12 @@ URL = "https://dynamodb.ap-southeast-1.amazonaws.com"
 
 
 def client_error(code: str, status: int) -> ClientError:
-    return ClientError(
-        {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutItem"
-    )
+    response: Any = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(response, "PutItem")
 
 
 def put_error(code: str, status: int) -> PutError:
-    """What PynamoDB raises: an error around one that knows the code alone and was raised from botocore's."""
+    """What PynamoDB raises: an error around one that has only the code and was raised from botocore's."""
     cause = VerboseClientError({"Error": {"Code": code, "Message": "no"}}, "PutItem")
     cause.__cause__ = client_error(code, status)
     error = PutError("Failed to put item", cause)
@@ -26,11 +25,11 @@ def put_error(code: str, status: int) -> PutError:
     return error
 
 
-PASSING: dict[str, Exception] = {
+TRANSIENT: dict[str, Exception] = {
     "a throttled table": client_error("ProvisionedThroughputExceededException", 400),
     "a throttled account": client_error("RequestLimitExceeded", 400),
     "a throttled request": client_error("ThrottlingException", 400),
-    "a throttled mail": client_error("Throttling", 400),
+    "a throttled e-mail": client_error("Throttling", 400),
     "a throttled function": client_error("TooManyRequestsException", 429),
     "a limit": client_error("LimitExceededException", 400),
     "an internal error": client_error("InternalServerError", 500),
@@ -41,20 +40,20 @@ PASSING: dict[str, Exception] = {
     "a refused connection": exceptions.EndpointConnectionError(endpoint_url=URL),
     "a closed connection": exceptions.ConnectionClosedError(endpoint_url=URL),
 }
-STAYING: dict[str, Exception] = {
+PERMANENT: dict[str, Exception] = {
     "no permission": client_error("AccessDeniedException", 400),
-    "a request that is wrong": client_error("ValidationException", 400),
+    "an invalid request": client_error("ValidationException", 400),
     "no such table": client_error("ResourceNotFoundException", 400),
-    "a condition that does not hold": client_error("ConditionalCheckFailedException", 400),
-    "a refused mail": client_error("MessageRejected", 400),
+    "a failed condition": client_error("ConditionalCheckFailedException", 400),
+    "a refused e-mail": client_error("MessageRejected", 400),
     "no credentials": exceptions.NoCredentialsError(),
-    "a wrong parameter": exceptions.ParamValidationError(report="no"),
-    "an error of ours": InvalidCallback("no"),
-    "a mistake of ours": KeyError("no"),
+    "an invalid parameter": exceptions.ParamValidationError(report="no"),
+    "one of our errors": InvalidCallback("no"),
+    "a bug": KeyError("no"),
 }
 
 
-@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT)
 def test_a_transient_error_is_service_unavailable(error: Exception) -> None:
     with pytest.raises(ServiceUnavailable) as raised, translate_transient_errors():
         raise error
@@ -62,7 +61,7 @@ def test_a_transient_error_is_service_unavailable(error: Exception) -> None:
     assert raised.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", STAYING.values(), ids=STAYING)
+@pytest.mark.parametrize("error", PERMANENT.values(), ids=PERMANENT)
 def test_a_permanent_error_is_raised_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, translate_transient_errors():
         raise error

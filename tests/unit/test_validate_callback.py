@@ -11,7 +11,7 @@ EVENTS = Path(__file__).parents[2] / "events"
 
 
 def event(name: str, **delivery: Any) -> Json:
-    """What the state passes on for a file of events/."""
+    """The input of the state for a file of events/."""
     body = json.loads((EVENTS / f"{name}.json").read_text())["body"]
     return {
         "delivery": {

@@ -133,7 +133,7 @@ def test_an_input_with_nothing_but_a_body_has_the_event_files_outcome(workflow: 
     assert execution.states == path_of(outcome)
     status, answer = execution.answer
     assert status == outcome.status
-    assert outcome.is_met_by(answer)
+    outcome.assert_met_by(answer)
     if outcome.refusal:
         assert workflow.records == []
     else:
