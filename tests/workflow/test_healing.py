@@ -241,6 +241,15 @@ def test_the_claims_of_a_run_that_dies_expire(workflow: Workflow) -> None:
     assert len(workflow.dispatched) == 1
 
 
+def test_a_failure_that_cannot_be_claimed_stops_no_other(workflow: Workflow) -> None:
+    fail_to_dispatch(workflow, 1, 2)
+    workflow.functions.fail("ClaimFailure", PROCESS_DIED, times=1)
+
+    healed = results(workflow.heal())
+    assert sorted(status for status, _ in healed.values()) == ["left for the next run", "resolved"]
+    assert len(workflow.dispatched) == 1
+
+
 def test_a_callback_execution_that_is_aborted_is_a_failed_attempt(workflow: Workflow) -> None:
     fail_to_dispatch(workflow, 1)
     workflow.functions.run_after("SaveCallbackRecord", workflow.abort_callback)

@@ -254,7 +254,7 @@ class Interleavings(RuleBasedStateMachine):
 
 # The ordinary run always plays the same orders, the exhaustive one new ones each time.
 @pytest.mark.parametrize(
-    ("orders", "is_random"), [(30, False), pytest.param(400, True, marks=pytest.mark.exhaustive)], ids=str
+    ("orders", "is_random"), [(20, False), pytest.param(400, True, marks=pytest.mark.exhaustive)], ids=str
 )
 def test_any_order_of_deliveries_faults_and_healing_dispatches_once(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, orders: int, is_random: bool
