@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
+from samcli.yamlhelper import yaml_parse
 
 from local.intrinsics import resolved
 from local.stack import ROOT
