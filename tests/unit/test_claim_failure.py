@@ -104,13 +104,16 @@ def test_only_one_of_two_concurrent_runs_claims_a_failure(
     assert only(error_log)["attempts"] == 1
 
 
-def test_a_failure_that_is_resolved_meanwhile_is_not_claimed(
-    task: Task, error_log: Table, failed: Put, before_call: BeforeCall
+@pytest.mark.parametrize(
+    "change", [{"status": "resolved"}, {"attempts": 2}, {"nextAttemptAt": "2020-01-01T10:06:00.000Z"}], ids=str
+)
+def test_a_failure_that_changes_meanwhile_in_one_respect_is_not_claimed(
+    task: Task, error_log: Table, failed: Put, before_call: BeforeCall, change: Json
 ) -> None:
-    failed(status="redriven", attempts=1)
-    before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="resolved", attempts=1, nextAttemptAt=None))
+    before = failed(status="redriven", attempts=1)
+    before_call(task.ErrorLog, "UpdateItem", lambda: failed(**{**before, **change}))
     assert task.handler(SCHEDULED, None)["decision"] == "skip"
-    assert only(error_log)["status"] == "resolved"
+    assert only(error_log) == {**before, **change}
 
 
 @pytest.mark.parametrize(("attempts", "event"), [(6, SCHEDULED), (7, SCHEDULED), (7, MANUAL), (8, MANUAL), (9, MANUAL)])
