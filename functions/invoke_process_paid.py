@@ -103,7 +103,11 @@ def _dispatch(*, payment: dict[str, Any], event: dict[str, Any], accepted: list[
     callback = event["callback"]
     earlier = _find_recorded_dispatch(payment, event["table"])
     if not earlier:
-        lambda_client.invoke(FunctionName=event["function"], InvocationType="Event", Payload=callback["body"].encode())
+        answer = lambda_client.invoke(
+            FunctionName=event["function"], InvocationType="Event", Payload=callback["body"].encode()
+        )
+        # Otherwise the connection stays open until the garbage collector finds it.
+        answer["Payload"].close()
     accepted.append(earlier or callback["deliveryId"])
     return accepted[0]
 
