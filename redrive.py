@@ -1,7 +1,7 @@
-"""Runs failed callbacks again: one delivery, one order, or all since a time.
+"""Redrives failed deliveries: one delivery, one order, or all since a time.
 
-Starts the healing workflow, as the console's "Start execution" does, and prints what came of each delivery. What is
-dispatched already is not dispatched again.
+Starts the healing workflow, as the console's "Start execution" does, and prints the outcome of each delivery. A payment
+that was dispatched is not dispatched again.
 """
 
 import argparse
@@ -25,15 +25,15 @@ POLL_SECONDS = 0.5
 
 
 class RedriveError(Exception):
-    """The healing workflow cannot be run; the message says why."""
+    """The healing workflow cannot run; the message says why."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return 0 where everything that was found is resolved (or was only listed), else 1.
+    """Return 0 if every failure that was found is resolved, or was only listed, else 1.
 
-    Where nothing was found that is 0, too, unless one delivery was asked for.
+    Finding none also returns 0, unless a single delivery was requested.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_join_ids(sys.argv[1:] if arguments is None else arguments))
     try:
         client = _client_maker(options)
         machine_arn = _machine_arn(client("cloudformation"), LOCAL_STACK if options.local else options.stack)
@@ -43,42 +43,49 @@ def main(arguments: list[str] | None = None) -> int:
     except (BotoCoreError, ClientError) as error:
         print(f"AWS: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("\nStopped here; what is being run goes on to its end.", file=sys.stderr)
+        print("\nStopped; the redrives in progress still finish.", file=sys.stderr)
     return 1
 
 
 def redrive(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> int:
-    """Run the healing workflow page by page; print each delivery and a summary."""
+    """Run the healing workflow page by page; print each delivery and a summary. Return the exit code."""
     is_dry_run = selection.get("dryRun", False)
     outcomes: Counter[str] = Counter()
     for page in _pages(stepfunctions, machine_arn, selection):
-        for line in _found(page) if is_dry_run else page["results"]:
+        for line in _listed(page) if is_dry_run else page["results"]:
             outcomes[line["status"]] += 1
-            print(_shown(line), flush=True)
+            print(_line_of(line), flush=True)
     total = sum(outcomes.values())
     if not total and "requestId" in selection:
-        print(f"Nothing to run again: no failed delivery {selection['requestId']}, or it is resolved.")
+        print(f"Nothing to redrive: no failed delivery {selection['requestId']}, or it is resolved.")
         return 1
     if not total:
-        print("Nothing to run again.")
+        print("Nothing to redrive.")
         return 0
     summary = ", ".join(f"{count} {status}" for status, count in outcomes.most_common())
-    print(f"{total} would be run again: {summary}" if is_dry_run else f"{total} run again: {summary}")
+    print(f"{total} would be redriven: {summary}" if is_dry_run else f"{total} redriven: {summary}")
     return 0 if is_dry_run or set(outcomes) == {"resolved"} else 1
 
 
+def _join_ids(arguments: list[str]) -> list[str]:
+    """Turn `--request ID` into `--request=ID`: argparse takes an ID that begins with a hyphen for an option."""
+    words = iter(arguments)
+    return [
+        f"{word}={value}" if word in ("--request", "--order") and (value := next(words, None)) is not None else word
+        for word in words
+    ]
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m redrive", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m redrive", description=__doc__, allow_abbrev=False)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--request", metavar="ID", help="one delivery, by the request id that answer, mail and log name, or a repeat's"
-    )
+    what.add_argument("--request", metavar="ID", help="one delivery, by its request id from the answer, e-mail or log")
     what.add_argument("--order", metavar="ID", help="all failed deliveries of an order")
-    what.add_argument("--since", metavar="TIME", help="all that failed since a time, such as 2026-11-22T10:00:00+07:00")
-    parser.add_argument("--dry-run", action="store_true", help="list them only")
+    what.add_argument("--since", metavar="TIME", help="all failures since a time, such as 2026-11-22T10:00:00+07:00")
+    parser.add_argument("--dry-run", action="store_true", help="only list the failures")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--stack", metavar="NAME", help="the CloudFormation stack, such as payment3-callback-prod")
-    where.add_argument("--local", action="store_true", help="the stack of `make run` instead; AWS_PORT is its port")
+    where.add_argument("--local", action="store_true", help="the stack of `make run`, at AWS_PORT")
     parser.add_argument("--region", default=os.environ.get("AWS_REGION", REGION), help="its region (%(default)s)")
     return parser
 
@@ -97,7 +104,7 @@ def _client_maker(options: argparse.Namespace) -> Callable[[str], Any]:
         region_name=REGION,
         endpoint_url=f"http://127.0.0.1:{os.environ.get('AWS_PORT', '4566')}",
         aws_access_key_id="000000000000",
-        aws_secret_access_key="local",  # noqa: S106 the emulator takes any
+        aws_secret_access_key="local",  # noqa: S106 the emulator accepts any
     )
 
 
@@ -110,7 +117,7 @@ def _machine_arn(cloudformation: Any, stack: str) -> str:
 
 
 def _pages(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the output of one execution after another, until one says that nothing follows."""
+    """Yield the output of each execution until one has no next page."""
     while True:
         output = _run(stepfunctions, machine_arn, selection)
         yield output
@@ -133,18 +140,18 @@ def _run(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> dic
 
 
 def _message(cause: str) -> str:
-    """Return the message of an exception from what Lambda makes of it, or the cause where it is something else."""
+    """Return the message of a Lambda error, or any other cause unchanged; this command runs without functions/."""
     try:
         return str(json.loads(cause)["errorMessage"])
     except (ValueError, KeyError, TypeError):
         return cause
 
 
-def _found(page: dict[str, Any]) -> list[dict[str, Any]]:
+def _listed(page: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"status": "undispatched", **failure} for failure in page["found"]["failures"]]
 
 
-def _shown(line: dict[str, Any]) -> str:
+def _line_of(line: dict[str, Any]) -> str:
     what = line.get("lastResult") or line.get("error") or ""
     return f"{line['status']:<12} order {line.get('orderId') or 'unknown':<16} request {line['requestId']:<38} {what}"
 

@@ -1,4 +1,4 @@
-"""The command that runs failed deliveries again; the stack and its healing workflow are played."""
+"""The command that redrives failed deliveries, against a stack and a healing workflow that the tests play."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ FAILED = {"requestId": "other", "orderId": None, "status": "open", "lastResult":
 
 
 class Aws:
-    """CloudFormation and Step Functions: `pages` has what the healing workflow finds and makes of it."""
+    """CloudFormation and Step Functions; `pages` has the results of the healing workflow."""
 
     def __init__(self, *pages: list[dict[str, Any]]) -> None:
         self.pages = pages
@@ -59,9 +59,11 @@ def aws_with(monkeypatch: pytest.MonkeyPatch, *pages: list[dict[str, Any]]) -> A
             ["--stack", "some", "--order", "1", "--request", "2"],
             "argument --request: not allowed with argument --order",
         ),
+        (["--stack", "some", "--request"], "argument --request: expected one argument"),
+        (["--stack", "some", "--req", "1"], "one of the arguments --request --order --since is required"),
     ],
 )
-def test_a_command_that_does_not_say_where_and_what_runs_nothing(
+def test_a_command_without_a_stack_or_a_selection_runs_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     aws = aws_with(monkeypatch, [])
@@ -72,7 +74,7 @@ def test_a_command_that_does_not_say_where_and_what_runs_nothing(
     assert aws.clients == []
 
 
-def test_the_stack_that_is_named_is_the_one_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_named_stack_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     aws = aws_with(monkeypatch, [RESOLVED])
     assert redrive.main(["--stack", "payment3-callback-prod", "--region", "eu-west-1", "--order", "1"]) == 0
     assert aws.stacks == ["payment3-callback-prod"]
@@ -82,7 +84,7 @@ def test_the_stack_that_is_named_is_the_one_that_is_asked(monkeypatch: pytest.Mo
     ]
 
 
-def test_the_local_stack_is_asked_at_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_stack_is_used_at_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PORT", "4567")
     aws = aws_with(monkeypatch, [RESOLVED])
     assert redrive.main(["--local", "--order", "1"]) == 0
@@ -94,13 +96,18 @@ def test_the_local_stack_is_asked_at_its_port(monkeypatch: pytest.MonkeyPatch) -
     ("options", "selection"),
     [
         (["--request", REQUEST_ID], {"requestId": REQUEST_ID}),
-        # Which delivery that is, is for the workflow to know.
+        # The workflow knows which delivery that is.
         (["--request", f"{REQUEST_ID}-redrive-8"], {"requestId": f"{REQUEST_ID}-redrive-8"}),
+        # An id is base64 for URLs, so one in 64 begins with a hyphen.
+        (["--request", "-D5fJx_0aBcDeFg"], {"requestId": "-D5fJx_0aBcDeFg"}),
+        (["--request", "--5fJx_0aBcDeFg"], {"requestId": "--5fJx_0aBcDeFg"}),
+        (["--request=-D5fJx_0aBcDeFg"], {"requestId": "-D5fJx_0aBcDeFg"}),
         (["--order", "1"], {"orderId": "1"}),
+        (["--order", "-1"], {"orderId": "-1"}),
         (["--since", "2026-11-22T10:00Z", "--dry-run"], {"since": "2026-11-22T10:00Z", "dryRun": True}),
     ],
 )
-def test_the_workflow_is_told_what_is_meant(
+def test_the_workflow_receives_the_selection(
     monkeypatch: pytest.MonkeyPatch, options: list[str], selection: dict[str, Any]
 ) -> None:
     aws = aws_with(monkeypatch, [RESOLVED])
@@ -110,36 +117,36 @@ def test_the_workflow_is_told_what_is_meant(
 
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["run", "dry run"])
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "printed"),
     [
-        (["--order", "1"], 0, "Nothing to run again.\n"),
-        (["--since", "2026-11-22T10:00Z"], 0, "Nothing to run again.\n"),
+        (["--order", "1"], 0, "Nothing to redrive.\n"),
+        (["--since", "2026-11-22T10:00Z"], 0, "Nothing to redrive.\n"),
         (
             ["--request", REQUEST_ID],
             1,
-            f"Nothing to run again: no failed delivery {REQUEST_ID}, or it is resolved.\n",
+            f"Nothing to redrive: no failed delivery {REQUEST_ID}, or it is resolved.\n",
         ),
     ],
 )
-def test_what_is_not_found_is_said_and_a_failure_where_it_was_one_delivery(
+def test_finding_nothing_is_a_failure_only_for_a_single_delivery(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     dry_run: list[str],
     code: int,
-    said: str,
+    printed: str,
 ) -> None:
     aws_with(monkeypatch, [])
     assert redrive.main(["--stack", "some", *options, *dry_run]) == code
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == printed
 
 
-def test_each_delivery_of_each_page_is_printed_and_one_that_failed_is_a_failure(
+def test_each_delivery_of_each_page_is_printed_and_an_open_one_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     aws = aws_with(monkeypatch, [RESOLVED], [FAILED, RESOLVED])
     assert redrive.main(["--stack", "some", "--order", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["resolved", "open", "resolved"]
-    assert lines[-1] == "3 run again: 2 resolved, 1 open"
+    assert lines[-1] == "3 redriven: 2 resolved, 1 open"
     assert aws.selections[1]["after"] == {"page": 1}
