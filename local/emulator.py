@@ -1,8 +1,10 @@
-"""Runs ministack so that what we use of it behaves as on AWS. Start it as `python -m local.emulator`.
+"""Runs ministack so that the parts we use behave as on AWS. Start it as `python -m local.emulator`.
 
-Each difference is bridged by a function of its own. They reach into ministack, hence the pinned version.
+One function bridges one difference. They reach into ministack's internals, hence the pinned version.
 """
 
+import hashlib
+import io
 import json
 import os
 import signal
@@ -10,31 +12,35 @@ import sys
 import tempfile
 import threading
 import zipfile
+from contextlib import suppress
+from functools import partialmethod
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 from ministack import app
 from ministack.core import iam_actions, lambda_runtime
-from ministack.services import lambda_svc
+from ministack.services import lambda_svc, stepfunctions
 
 ERROR_REPLY = 'json.dumps({"status": "error", "error": str(e), "trace": traceback.format_exc()})'
-# ministack stops a process that replies with an error; on AWS an exception leaves it as it is.
+# ministack stops a process that replies with an error; on AWS the process survives an exception.
 NAMED_ERROR_REPLY = (
     'json.dumps({"status": "ok", "result": {"$raised": {"errorType": type(e).__name__, "errorMessage": str(e)}}})'
 )
 
 
 def main() -> None:
-    """Serve until SIGTERM, or until the parent process is gone."""
+    """Serve until SIGTERM, or until the parent process ends."""
     with tempfile.TemporaryDirectory(prefix="payment3-emulator-", ignore_cleanup_errors=True) as directory:
         tempfile.tempdir = os.environ["TMPDIR"] = directory
         name_errors_as_lambda_does()
-        run_functions_without_our_packages()
-        tell_iam_who_sends_a_mail()
-        keep_the_payloads_of_events(Path(os.environ["INVOCATIONS_FILE"]))
-        unpack_each_function_once(Path(directory, "functions"))
+        isolate_functions_from_our_packages()
+        give_iam_the_sender_of_an_email()
+        record_payloads_of_events(Path(os.environ["INVOCATIONS_FILE"]))
+        unpack_each_function_once(Path(os.environ["FUNCTIONS_DIR"]))
+        start_executions_at_once()
+        answer_without_waiting_for_logs()
         threading.Thread(target=stop_with_our_parent, daemon=True).start()
         app.main()
 
@@ -56,8 +62,9 @@ def name_errors_as_lambda_does() -> None:
     lambda_svc._execute_function_warm = execute_and_name
 
 
-def run_functions_without_our_packages() -> None:
-    """On AWS a function has what its zip brings, not what happens to be installed beside the emulator."""
+def isolate_functions_from_our_packages() -> None:
+    """On AWS a function can import what its zip contains, not what is installed beside the emulator."""
+    del os.environ["PYTHONPATH"]
     interpreter = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
     assert interpreter.exists(), f"No interpreter at {interpreter}"
     detect = lambda_runtime._detect_runtime_binary
@@ -70,24 +77,66 @@ def run_functions_without_our_packages() -> None:
 
 
 def unpack_each_function_once(directory: Path) -> None:
-    """ministack unpacks a function's 40 MB again for each process; a cold start here is then slower than on AWS."""
-    directory.mkdir()
+    """Share each function's code, with its bytecode, between all processes and all starts.
+
+    ministack unpacks 40 MB for each process, which then compiles them: a cold start would be slower than on AWS.
+    """
+    directory.mkdir(exist_ok=True)
     lock = threading.Lock()
 
-    class SharedZipFile(zipfile.ZipFile):
-        def extractall(self, path: Any = None, *args: Any, **kwargs: Any) -> None:
-            key = f"{hash(tuple((entry.filename, entry.CRC) for entry in self.infolist())):x}"
-            with lock:
-                if not (directory / key).exists():
-                    super().extractall(directory / "unpacking")
-                    (directory / "unpacking").rename(directory / key)
+    def unpack(code_zip: bytes) -> Path:
+        unpacked = directory / hashlib.sha256(code_zip).hexdigest()[:16]
+        with lock:
+            if not unpacked.exists():
+                unpacking = Path(tempfile.mkdtemp(dir=directory))
+                with zipfile.ZipFile(io.BytesIO(code_zip)) as archive:
+                    archive.extractall(unpacking)
+                # Another emulator may have been faster.
+                with suppress(OSError):
+                    unpacking.rename(unpacked)
+        return unpacked
+
+    class Worker(lambda_runtime.Worker):  # type: ignore[misc]
+        """Passes on the name of the unpacked folder in place of the zip."""
+
+        def __init__(self, name: str, config: dict[str, Any], code_zip: bytes) -> None:
+            super().__init__(name, config, os.fsencode(unpack(code_zip)))
+
+    class UnpackedZip:
+        """Stands in for the `ZipFile` that a worker opens."""
+
+        def __init__(self, file: str) -> None:
+            self._unpacked = Path(file).read_text()
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            pass
+
+        def extractall(self, path: str) -> None:
             Path(path).rmdir()
-            Path(path).symlink_to(directory / key)
+            Path(path).symlink_to(self._unpacked)
 
-    lambda_runtime.zipfile = SimpleNamespace(ZipFile=SharedZipFile, BadZipFile=zipfile.BadZipFile)
+    lambda_runtime.Worker = Worker
+    lambda_runtime.zipfile = SimpleNamespace(ZipFile=UnpackedZip, BadZipFile=zipfile.BadZipFile)
 
 
-def tell_iam_who_sends_a_mail() -> None:
+def start_executions_at_once() -> None:
+    """ministack waits 150 ms before the first state of an execution."""
+    code = stepfunctions._run_execution.__code__
+    assert code.co_consts.count(0.15) == 1, "ministack's Step Functions has changed"
+    constants = tuple(0 if constant == 0.15 else constant for constant in code.co_consts)
+    stepfunctions._run_execution.__code__ = code.replace(co_consts=constants)
+
+
+def answer_without_waiting_for_logs() -> None:
+    """ministack waits 50 ms after an invocation that logs nothing. A line that comes later joins the next one's."""
+    drain = lambda_runtime.Worker._drain_stderr_bounded
+    lambda_runtime.Worker._drain_stderr_bounded = partialmethod(drain, first_line_wait=0.002)
+
+
+def give_iam_the_sender_of_an_email() -> None:
     """On AWS ses:SendEmail is allowed per sending identity, and `ses:FromAddress` can be a condition."""
     resource_arn, request_context = iam_actions.extract_resource_arn, iam_actions.request_tag_context
 
@@ -95,26 +144,29 @@ def tell_iam_who_sends_a_mail() -> None:
         source = parameters.get("Source", "")
         return str(source[0] if isinstance(source, list) else source)
 
-    def resource_arn_of_mail(service: str, *request: Any) -> str:
+    def resource_arn_of_email(service: str, *request: Any) -> str:
         *_, parameters, region, account = request
         if service == "ses" and sender(parameters):
             return f"arn:aws:ses:{region}:{account}:identity/{sender(parameters)}"
         return str(resource_arn(service, *request))
 
-    def request_context_of_mail(service: str, action: str, body: bytes, parameters: dict[str, Any]) -> dict[str, Any]:
+    def request_context_of_email(service: str, action: str, body: bytes, parameters: dict[str, Any]) -> dict[str, Any]:
         context: dict[str, Any] = request_context(service, action, body, parameters)
         return context | ({"ses:FromAddress": sender(parameters)} if service == "ses" else {})
 
-    iam_actions.extract_resource_arn = resource_arn_of_mail
-    iam_actions.request_tag_context = request_context_of_mail
+    iam_actions.extract_resource_arn = resource_arn_of_email
+    iam_actions.request_tag_context = request_context_of_email
 
 
-def keep_the_payloads_of_events(file: Path) -> None:
-    """A function sees its event parsed; whether the payload was the callback's bytes can be seen only here."""
+def record_payloads_of_events(file: Path) -> None:
+    """Record the payload of each asynchronous call before it is answered.
+
+    A function sees its event parsed; only here can one see that the payload was the callback's bytes.
+    """
     handle = lambda_svc.handle_request
     lock = threading.Lock()
 
-    async def handle_and_keep(method: str, path: str, headers: dict[str, str], body: bytes, query: Any) -> Any:
+    async def handle_and_record(method: str, path: str, headers: dict[str, str], body: bytes, query: Any) -> Any:
         response = await handle(method, path, headers, body, query)
         if path.endswith("/invocations") and response[0] == HTTPStatus.ACCEPTED:
             call = {"function": path.split("/")[-2], "payload": body.decode()}
@@ -122,11 +174,11 @@ def keep_the_payloads_of_events(file: Path) -> None:
                 calls.write(json.dumps(call) + "\n")
         return response
 
-    lambda_svc.handle_request = handle_and_keep
+    lambda_svc.handle_request = handle_and_record
 
 
 def stop_with_our_parent() -> None:
-    """The parent holds the other end of stdin: when it is gone, however it went, so is the emulator."""
+    """Stop when the parent, which holds the other end of stdin, ends in any way."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGTERM)
 

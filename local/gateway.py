@@ -1,7 +1,7 @@
-"""API Gateway's part: routes a request, runs the API's own integration and answers as the API's definition says.
+"""Plays API Gateway: routes a request, runs the API's own integration and answers as the API's definition says.
 
-The definition is read from the deployed stack, so that what runs here is what is deployed. What API Gateway does
-without being told (matching, choosing a template, its own errors) follows the documentation of REST APIs.
+The definition comes from the deployed stack. The rest (matching, choosing a template, API Gateway's own errors) follows
+the documentation of REST APIs.
 """
 
 import base64
@@ -24,7 +24,7 @@ from local.intrinsics import parameter_value, resolved
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
-# Gateway responses as API Gateway has them where the API does not say otherwise.
+# API Gateway's own responses, unless the API defines others.
 DEFAULT_TEMPLATE = '{"message":$context.error.messageString}'
 GATEWAY_RESPONSES = {
     "ACCESS_DENIED": (403, "User: anonymous is not authorized to perform: execute-api:Invoke"),
@@ -39,14 +39,14 @@ GATEWAY_RESPONSES = {
 
 
 class GatewayError(Exception):
-    """API Gateway answers by itself; the argument is the type of the gateway response."""
+    """API Gateway answers without the integration; the argument is the type of the gateway response."""
 
 
 @dataclass
 class Throttle:
-    """A stage's limits, as a bucket of tokens: each request takes one, and none waits for one.
+    """A stage's limits as a token bucket: each request takes a token or is refused.
 
-    `burst` is what the bucket holds, `rate` how many tokens a second bring, `clock` tells seconds.
+    `burst` is the bucket's size, `rate` the number of tokens added per second, `clock` returns seconds.
     """
 
     rate: float
@@ -58,8 +58,8 @@ class Throttle:
         self._filled_at = self.clock()
         self._lock = Lock()
 
-    def lets_in(self) -> bool:
-        """Take a token, if there is one."""
+    def try_take(self) -> bool:
+        """Take a token if there is one, and return whether there was."""
         with self._lock:
             now = self.clock()
             self._tokens = min(self.burst, self._tokens + (now - self._filled_at) * self.rate)
@@ -74,8 +74,8 @@ class Throttle:
 class Gateway:
     """A WSGI application that serves one stage of a REST API.
 
-    `definition` is the API's OpenAPI document with its references resolved, `stepfunctions` the client its integrations
-    call, `throttle` has the stage's limits, `concurrency` is the number of integrations at once; more requests wait.
+    `definition` is the API's OpenAPI document with its references resolved, `stepfunctions` the client for its
+    integrations, `throttle` the stage's limits, `concurrency` the limit of integrations at once; others wait.
     """
 
     definition: dict[str, Any]
@@ -90,11 +90,11 @@ class Gateway:
         return self.answer(Request(environ))(environ, start_response)
 
     def answer(self, request: Request) -> Response:
-        """Return what API Gateway would answer; never raises for anything that a caller may send."""
+        """Return API Gateway's answer; never raises, whatever a caller sends."""
         request_id = request.headers.get("x-amzn-RequestId") or str(uuid.uuid4())
         extended_request_id = base64.urlsafe_b64encode(uuid.uuid4().bytes[:11]).decode()
         context = {
-            # A caller may choose it; the extended one is API Gateway's own.
+            # A caller can choose this one; only API Gateway chooses the extended one.
             "requestId": request_id,
             "extendedRequestId": extended_request_id,
             "requestTimeEpoch": time.time_ns() // 1_000_000,
@@ -110,22 +110,22 @@ class Gateway:
         return Response(body, status, content_type="application/json", headers=headers)
 
     def _integrate(self, request: Request, context: dict[str, Any]) -> tuple[str, int]:
-        if not self._lets_in(request.remote_addr or ""):
+        if not self._is_allowed(request.remote_addr or ""):
             raise GatewayError("ACCESS_DENIED")
         operation = self.definition["paths"].get(request.path, {}).get(request.method.lower())
         if operation is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
-        # The limits are those of a method: a caller whom the policy keeps out takes none of its room.
-        if not self.throttle.lets_in():
+        # The limits are per method, so a caller that the policy refuses does not count.
+        if not self.throttle.try_take():
             raise GatewayError("THROTTLED")
         integration = operation["x-amazon-apigateway-integration"]
-        # A body whose length is not announced is cut at the limit without a word, hence the byte more.
+        # werkzeug silently cuts a body of unknown length at the limit, hence one more byte.
         request.max_content_length = MAX_BODY_BYTES + 1
         try:
             received = request.get_data()
         except RequestEntityTooLarge as error:
             raise GatewayError("REQUEST_TOO_LARGE") from error
-        # Less than was announced, or chunks that are none.
+        # The body is shorter than announced, or its chunks are malformed.
         except (ClientDisconnected, OSError) as error:
             raise GatewayError("BAD_REQUEST_BODY") from error
         if len(received) > MAX_BODY_BYTES:
@@ -138,8 +138,8 @@ class Gateway:
             status, response = self._call(integration, json.loads(rendered))
         return self._select_response(integration, status, response, context)
 
-    def _lets_in(self, source_ip: str) -> bool:
-        """Tell what the API's resource policy says of a caller, as far as it speaks of addresses."""
+    def _is_allowed(self, source_ip: str) -> bool:
+        """Return whether the addresses in the API's resource policy include the caller's."""
         statements = self.definition.get("x-amazon-apigateway-policy", {}).get("Statement", [])
         conditions = [statement["Condition"] for statement in statements if "Condition" in statement]
         lists = [condition["NotIpAddress"]["aws:SourceIp"] for condition in conditions]
@@ -186,27 +186,13 @@ class Gateway:
         return vtl.render(template, context), int(response.get("statusCode", default_status))
 
 
-def deployed_definition(cloudformation: Any, stack_name: str) -> dict[str, Any]:
-    """Return the OpenAPI document of the stack's REST API as it was deployed, its references resolved.
+def read_deployed_api(cloudformation: Any, stack_name: str) -> tuple[dict[str, Any], Throttle]:
+    """Return the OpenAPI document of the stack's REST API, its references resolved, and the limits of its one stage.
 
-    Taken from the processed template: ministack drops the mapping templates of a document that it imports.
+    Both come from the processed template: ministack drops the mapping templates of a document that it imports.
+    Raises KeyError for a reference to something that was not deployed.
     """
-    definition = _deployed(cloudformation, stack_name, "AWS::ApiGateway::RestApi", "Body")
-    assert isinstance(definition, dict)
-    return definition
-
-
-def deployed_throttle(cloudformation: Any, stack_name: str) -> Throttle:
-    """Return the limits of the one stage of the stack's REST API, which are the same for all of its methods."""
-    (settings,) = _deployed(cloudformation, stack_name, "AWS::ApiGateway::Stage", "MethodSettings")
-    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
-    return Throttle(float(settings["ThrottlingRateLimit"]), int(settings["ThrottlingBurstLimit"]))
-
-
-def _deployed(cloudformation: Any, stack_name: str, kind: str, name: str) -> Any:
-    """Return a property of the stack's only resource of a type, its references resolved."""
     template = cloudformation.get_template(StackName=stack_name, TemplateStage="Processed")["TemplateBody"]
-    (resource,) = (r for r in template["Resources"].values() if r["Type"] == kind)
     (stack,) = cloudformation.describe_stacks(StackName=stack_name)["Stacks"]
     resources = cloudformation.describe_stack_resources(StackName=stack_name)["StackResources"]
     region, account = stack["StackId"].split(":")[3:5]
@@ -220,4 +206,13 @@ def _deployed(cloudformation: Any, stack_name: str, kind: str, name: str) -> Any
         "CallbackApiRole.Arn": None,
         **{deployed["LogicalResourceId"]: deployed["PhysicalResourceId"] for deployed in resources},
     }
-    return resolved(resource["Properties"][name], names, template["Conditions"])
+
+    def read(kind: str, name: str) -> Any:
+        """Return a property of the stack's only resource of a type."""
+        (resource,) = (r for r in template["Resources"].values() if r["Type"] == kind)
+        return resolved(resource["Properties"][name], names, template["Conditions"])
+
+    (limits,) = read("AWS::ApiGateway::Stage", "MethodSettings")
+    assert (limits["ResourcePath"], limits["HttpMethod"]) == ("/*", "*"), "the limits are not those of all methods"
+    throttle = Throttle(float(limits["ThrottlingRateLimit"]), int(limits["ThrottlingBurstLimit"]))
+    return read("AWS::ApiGateway::RestApi", "Body"), throttle

@@ -1,4 +1,4 @@
-"""CloudFormation's intrinsic functions, as far as the template uses them."""
+"""CloudFormation's intrinsic functions, those that the template uses."""
 
 import re
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ NOTHING = object()
 
 
 def resolved(node: Any, names: Mapping[str, Any], conditions: Mapping[str, Any] | None = None) -> Any:
-    """Return a part of a template as CloudFormation would.
+    """Return a part of a template with its functions evaluated, as CloudFormation does.
 
-    `names` has the value of each reference: of a parameter or a resource by its name, of an attribute by
-    `Name.Attribute`. `conditions` is the template's section of that name. Raises KeyError for a name that is not there.
+    `names` maps each reference to its value: a parameter or resource by name, an attribute by `Name.Attribute`.
+    `conditions` is the template's `Conditions` section. Raises KeyError for an unknown name.
     """
     known = {**names, "AWS::NoValue": NOTHING}
 
@@ -46,7 +46,7 @@ def resolved(node: Any, names: Mapping[str, Any], conditions: Mapping[str, Any] 
 
 
 def parameter_value(parameter: Mapping[str, Any], value: str | None) -> Any:
-    """Return what a reference to a parameter gives: its default where it has no value, a list where it is one."""
+    """Return the value of a reference to a parameter: a list for a list type, the default if no value is given."""
     given = str(parameter.get("Default", "")) if value is None else value
     return [item.strip() for item in given.split(",")] if parameter["Type"] == "CommaDelimitedList" else given
 

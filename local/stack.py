@@ -1,5 +1,6 @@
-"""Starts the emulator and deploys the real template to it, beside a stand-in for what the account already has."""
+"""Starts the emulator and deploys the real template to it, next to a stand-in for what the account already has."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -9,9 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,10 @@ from typing import Any, Self
 
 import boto3
 from botocore.config import Config
+from samcli.yamlhelper import yaml_dump, yaml_parse  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parent.parent
+BUILDS = ROOT / ".aws-sam/local"
 REGION = "ap-southeast-1"
 ACCOUNT_ID = "000000000000"
 BRANCH = "local"
@@ -31,7 +34,7 @@ ARTIFACTS_BUCKET = "payment3-artifacts-local"
 EMAIL_FROM = "payments@example.com"
 EMAIL_TO = "on-duty@example.com"
 
-# Executions at once. Each has its functions in processes of their own, whose cold starts share few cores.
+# Executions at once. Each runs its functions in processes of its own, whose cold starts share few cores.
 CONCURRENCY = min(4, os.cpu_count() or 1)
 
 START_SECONDS = 60
@@ -39,16 +42,16 @@ STOP_SECONDS = 10
 
 
 class LocalStackError(RuntimeError):
-    """The local stack cannot be started; the message says why."""
+    """The local stack cannot start; the message says why."""
 
 
 @dataclass
 class Stack:
-    """The emulator with the stack deployed to it, for the time of a `with` block.
+    """The emulator with the stack deployed to it, for the duration of a `with` block.
 
-    `state_dir` keeps the emulator's state for the next start. `enforce_iam` makes the emulator refuse what a function's
-    role does not allow. `wait_scale` shortens the pauses between retries (0.1 makes one second 100 ms).
-    `parameters` are the template's, where others than its defaults are wanted.
+    `state_dir` keeps the emulator's state for the next start. With `enforce_iam` the emulator refuses what a function's
+    role does not allow. `wait_scale` scales the pauses between retries (0.1 turns one second into 100 ms).
+    `parameters` override the template's defaults. `report` receives each step of the start as a line of text.
     """
 
     aws_port: int = 4566
@@ -57,20 +60,21 @@ class Stack:
     enforce_iam: bool = False
     wait_scale: float = 1
     parameters: Mapping[str, str] = field(default_factory=dict)
-    say: Callable[[str], None] = print
+    report: Callable[[str], None] = print
     _exits: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __enter__(self) -> Self:
+        require_free_port(self.aws_port, "AWS_PORT")
         with ExitStack() as exits:
             self.work_dir = Path(exits.enter_context(TemporaryDirectory(prefix="payment3-local-")))
-            self.say("Starting the emulator of AWS")
-            exits.callback(_stop, self._start_emulator())
+            built = exits.enter_context(self._build())
+            self.report("Starting the emulator of AWS")
+            exits.callback(_stop, self._start_emulator(built / "unpacked"))
             self._wait_for_emulator()
             self._deploy_account()
-            built = self._build()
-            self.say("Deploying template.yaml")
+            self.report("Deploying template.yaml")
             self._deploy_template(built)
-            self.say("Starting the functions")
+            self.report("Starting the functions")
             self._start_functions()
             self._exits = exits.pop_all()
         return self
@@ -103,9 +107,9 @@ class Stack:
 
     @property
     def _environment(self) -> dict[str, str]:
-        """Nothing of the user's own AWS configuration gets in."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAM_", "SENTRY_"))}
-        return kept | {
+        """The user's environment without their configuration of AWS, SAM, Sentry and Python."""
+        foreign = ("AWS_", "SAM_", "SENTRY_", "PYTHON")
+        return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "AWS_ACCESS_KEY_ID": ACCOUNT_ID,
             "AWS_SECRET_ACCESS_KEY": "local",
@@ -114,8 +118,7 @@ class Stack:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
-    def _start_emulator(self) -> subprocess.Popen[bytes]:
-        require_free_port(self.aws_port, "AWS_PORT")
+    def _start_emulator(self, functions_dir: Path) -> subprocess.Popen[bytes]:
         state_dir = self.state_dir or self.work_dir / "state"
         state_dir.mkdir(parents=True, exist_ok=True)
         self.invocations = state_dir / "invocations.jsonl"
@@ -132,10 +135,13 @@ class Stack:
             "S3_PERSIST": "1" if self.state_dir else "0",
             "STATE_DIR": str(state_dir),
             "INVOCATIONS_FILE": str(self.invocations),
+            "FUNCTIONS_DIR": str(functions_dir),
+            # Roles are known at once here, so CheckReadiness need not wait for them.
+            "READINESS_PAUSE_SECONDS": "0.1",
             "S3_DATA_DIR": str(state_dir / "s3"),
         }
-        self.log = self.work_dir / "emulator.log"
-        with self.log.open("wb") as log:
+        self.emulator_log = self.work_dir / "emulator.log"
+        with self.emulator_log.open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "local.emulator"],
                 cwd=self.work_dir,
@@ -150,7 +156,7 @@ class Stack:
         deadline = time.monotonic() + START_SECONDS
         while not _is_listening(self.aws_port):
             if time.monotonic() > deadline:
-                raise LocalStackError(f"The emulator did not start:\n{self.log.read_text()[-2000:]}")
+                raise LocalStackError(f"The emulator did not start:\n{self.emulator_log.read_text()[-2000:]}")
             time.sleep(0.1)
 
     def _deploy_account(self) -> None:
@@ -173,15 +179,23 @@ class Stack:
             StackName=ACCOUNT_STACK_NAME, WaiterConfig={"Delay": 1, "MaxAttempts": 30}
         )
 
-    def _build(self) -> Path:
-        """Return the folder of what `sam build` makes of the sources as they are; built once."""
-        built = ROOT / ".aws-sam/local" / _digest_of(ROOT / "template.yaml", ROOT / "functions", ROOT / "statemachine")
-        # sam build writes the template last.
-        if not (built / "template.yaml").exists():
-            self.say("Building the functions")
-            shutil.rmtree(built.parent, ignore_errors=True)
-            self._sam("build", "--build-dir", str(built))
-        return built
+    @contextmanager
+    def _build(self) -> Iterator[Path]:
+        """Yield the folder of what `sam build` makes of the current sources; build once, and keep it while in use."""
+        built = BUILDS / _digest_of(ROOT / "template.yaml", ROOT / "functions", ROOT / "statemachine")
+        BUILDS.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as lock:
+            lock.enter_context(_locked(BUILDS / "lock", fcntl.LOCK_EX))
+            if not built.exists():
+                self.report("Building the functions")
+                _remove_unused_builds()
+                building = BUILDS / "building"
+                self._sam("build", "--build-dir", str(building))
+                _zip_code_once(building)
+                building.rename(built)
+            with _locked(built / "in-use", fcntl.LOCK_SH):
+                lock.close()
+                yield built
 
     def _deploy_template(self, built: Path) -> None:
         parameters = {
@@ -208,9 +222,9 @@ class Stack:
         environment = self._environment | {
             "AWS_ENDPOINT_URL": self.endpoint,
             "SAM_CLI_TELEMETRY": "0",
-            "SAM_CLI_POLL_DELAY": "1",
+            "SAM_CLI_POLL_DELAY": "0.2",
         }
-        # An empty configuration, because samconfig.toml is for AWS.
+        # An empty configuration keeps out samconfig.toml, which is for AWS.
         config = self.work_dir / "samconfig.toml"
         config.write_text("version = 0.1\n")
         run = subprocess.run(
@@ -226,9 +240,9 @@ class Stack:
             raise LocalStackError(f"sam {command} failed:\n{run.stdout}{run.stderr}")
 
     def _start_functions(self) -> None:
-        """Start as many processes of each of the callback's functions as run at once, so that none waits for imports.
+        """Start as many processes of each callback function as run at once, so that no callback waits for one.
 
-        The empty event reaches no AWS call: each handler fails at reading it.
+        No handler reaches an AWS call: each fails to read the empty event.
         """
         machine = self.client("stepfunctions").describe_state_machine(stateMachineArn=self.outputs["StateMachineArn"])
         functions = sorted(set(re.findall(r"arn:aws:lambda:[^\"]+", machine["definition"])))
@@ -240,15 +254,15 @@ class Stack:
 
 
 def require_free_port(port: int, variable: str) -> None:
-    """Raise LocalStackError where something listens on the port already."""
+    """Raise LocalStackError if something already listens on the port."""
     if _is_listening(port):
         raise LocalStackError(
-            f"Port {port} is in use: stop what listens there, or choose another one with {variable}=…"
+            f"Port {port} is in use: stop what listens there, or choose another port with {variable}=…"
         )
 
 
 def free_ports(count: int) -> Sequence[int]:
-    """Return ports of 127.0.0.1 that nothing listens on."""
+    """Return ports of 127.0.0.1 on which nothing listens."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [opened.getsockname()[1] for opened in sockets]
     for opened in sockets:
@@ -256,8 +270,39 @@ def free_ports(count: int) -> Sequence[int]:
     return ports
 
 
+@contextmanager
+def _locked(file: Path, operation: int) -> Iterator[None]:
+    """Hold a lock on a file, which other processes see and which ends with the process."""
+    with file.open("w") as opened:
+        fcntl.flock(opened, operation)
+        yield
+
+
+def _remove_unused_builds() -> None:
+    """Remove the builds from which no stack runs."""
+    for folder in BUILDS.glob("*/"):
+        with suppress(FileNotFoundError, BlockingIOError), _locked(folder / "in-use", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _zip_code_once(built: Path) -> None:
+    """Let functions of one CodeUri share one zip; SAM builds and zips a folder for each of them, all alike."""
+    source = yaml_parse((ROOT / "template.yaml").read_text())
+    default = source["Globals"]["Function"]["CodeUri"]
+    template = yaml_parse((built / "template.yaml").read_text())
+    zips: dict[str, str] = {}
+    for name, resource in template["Resources"].items():
+        if resource["Type"] == "AWS::Serverless::Function":
+            properties = resource["Properties"]
+            code_uri = source["Resources"][name]["Properties"].get("CodeUri", default)
+            if code_uri not in zips:
+                zips[code_uri] = shutil.make_archive(str(built / name), "zip", built / properties["CodeUri"])
+            properties["CodeUri"] = Path(zips[code_uri]).name
+    (built / "template.yaml").write_text(yaml_dump(template))
+
+
 def _digest_of(*paths: Path) -> str:
-    """Return a digest of the files and of all that the folders hold, but for Python's caches."""
+    """Return a digest of the files and of everything the folders contain, except Python's caches."""
     digest = hashlib.sha256()
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -268,7 +313,7 @@ def _digest_of(*paths: Path) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Return a parameter's value as SAM reads it whole: blanks and none at all included."""
+    """Return a parameter's value so that SAM reads it whole, even if it is empty or contains blanks."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -1,6 +1,6 @@
-"""Renders API Gateway's mapping templates: Velocity by airspeed, `$input` and `$util` as API Gateway has them.
+"""Renders API Gateway's mapping templates: Velocity by airspeed, plus API Gateway's `$input` and `$util`.
 
-Only what this project's templates use is here; anything else fails at rendering, loudly.
+Supports what this project's templates use; anything else raises an error.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import airspeed
 from jsonpath_ng.parser import parse
 
-# Methods of java.lang.String that airspeed does not know, or counts in code points where Java counts in UTF-16 units.
+# Methods of java.lang.String that airspeed lacks, or counts in code points while Java counts in UTF-16 units.
 airspeed.operators.__additional_methods__[str].update(
     {
         "length": lambda text: len(_utf16(text)) // 2,
@@ -33,10 +33,10 @@ ESCAPES = {
 
 
 class Input:
-    """`$input`: the body, as text, and the headers of what is mapped."""
+    """`$input`: the body as text, and the headers."""
 
     def __init__(self, body: str, headers: Mapping[str, str]) -> None:
-        # What API Gateway makes of no body at all.
+        # API Gateway replaces a missing body with an empty object.
         self.body = body or "{}"
         self._headers = dict(headers)
 
@@ -57,7 +57,7 @@ class Util:
 
     @staticmethod
     def escapeJavaScript(text: str) -> str:
-        """Escape as Apache's StringEscapeUtils does: also the apostrophe, the slash and all that is not ASCII."""
+        """Escape as Apache's StringEscapeUtils does, which includes the apostrophe, the slash and all but ASCII."""
         return "".join(ESCAPES.get(character) or _escaped(character) for character in text)
 
     @staticmethod
@@ -66,7 +66,7 @@ class Util:
 
 
 def render(template: str, context: dict[str, Any], body: str = "", headers: Mapping[str, str] | None = None) -> str:
-    """Return the template rendered; what it assigns to `$context.responseOverride` is in `context` afterwards."""
+    """Render a template; what it assigns to `$context.responseOverride` ends up in `context`."""
     names = {"input": Input(body, headers or {}), "util": Util(), "context": context}
     return str(airspeed.Template(template).merge(names))
 

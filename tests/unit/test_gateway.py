@@ -1,3 +1,5 @@
+"""API Gateway as local/gateway.py plays it, checked against AWS's documentation."""
+
 import copy
 import json
 import re
@@ -13,7 +15,8 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 from werkzeug.test import Client, TestResponse
 
-from local.gateway import MAX_BODY_BYTES, Gateway, Throttle, deployed_definition, deployed_throttle
+from local.gateway import MAX_BODY_BYTES, Gateway, Throttle, read_deployed_api
+from tests.unit.kit import Json
 
 PATH = "/bankapp/callback"
 BODY = '{"orderId": "1", "amount": 1.50}'
@@ -21,8 +24,8 @@ FAILURE = "Failed to process bank app callback"
 ANSWER = '{"success": true, "message": "ชำระ O\'Brien \\"1.50\\" $x #end"}'
 
 
-def ended(status: str, **more: Any) -> dict[str, Any]:
-    """What boto3 returns for an execution that ended so."""
+def ended(status: str, **more: Any) -> Json:
+    """Return boto3's answer for an execution with this status."""
     return {
         "executionArn": "arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp-callback-test:1:1",
         "startDate": datetime(2026, 11, 22, tzinfo=UTC),
@@ -32,30 +35,32 @@ def ended(status: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def succeeded(status: int = 200, body: str = ANSWER) -> dict[str, Any]:
+def succeeded(status: int = 200, body: str = ANSWER) -> Json:
     return ended("SUCCEEDED", output=json.dumps({"statusCode": status, "body": body}))
 
 
 def refused(code: str, status: int) -> ClientError:
     metadata = {"HTTPStatusCode": status}
-    return ClientError({"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": metadata}, "StartSyncExecution")
+    response: Any = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": metadata}
+    return ClientError(response, "StartSyncExecution")
 
 
 @dataclass
 class StepFunctions:
-    """Stands in for boto3's client: keeps what it was asked and does what it is told."""
+    """Stands in for boto3's client: records its calls, and returns or raises `outcome`."""
 
     outcome: Any = None
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[Json] = field(default_factory=list)
 
-    def start_sync_execution(self, **parameters: Any) -> dict[str, Any]:
+    def start_sync_execution(self, **parameters: Any) -> Json:
         self.calls.append(parameters)
         outcome = self.outcome() if callable(self.outcome) else self.outcome
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        answer: Json = outcome
+        return answer
 
-    def deliveries(self) -> list[dict[str, Any]]:
+    def deliveries(self) -> list[Json]:
         return [json.loads(call["input"]) for call in self.calls]
 
 
@@ -65,13 +70,13 @@ def stepfunctions() -> StepFunctions:
 
 
 def serve(
-    definition: dict[str, Any], stepfunctions: StepFunctions, concurrency: int = 4, throttle: Throttle | None = None
+    definition: Json, stepfunctions: StepFunctions, concurrency: int = 4, throttle: Throttle | None = None
 ) -> Gateway:
     return Gateway(definition, stepfunctions, throttle or Throttle(rate=1, burst=1000), concurrency)
 
 
 @pytest.fixture
-def client(api: dict[str, Any], stepfunctions: StepFunctions) -> Client:
+def client(api: Json, stepfunctions: StepFunctions) -> Client:
     return Client(serve(api, stepfunctions))
 
 
@@ -85,19 +90,20 @@ def post(
 
 
 def refusal(response: TestResponse) -> str:
-    """The error of an answer that says that a callback failed, in the shape that all of them have."""
+    """Return the error of a failed callback's answer, which must have the shape that all of them share."""
     assert response.content_type == "application/json"
     answer = json.loads(response.get_data(as_text=True))
     assert answer == {"success": False, "error": answer["error"], "message": FAILURE}
-    return answer["error"].replace(response.headers["x-amz-apigw-id"], "<id>").replace(request_id(response), "<id>")
+    error: str = answer["error"]
+    return error.replace(response.headers["x-amz-apigw-id"], "<id>").replace(request_id(response), "<id>")
 
 
 def request_id(response: TestResponse) -> str:
-    """The id by which a delivery is known: API Gateway's own, without its signs."""
+    """Return the id of a delivery: API Gateway's extended one, letters, digits, `_` and `-` only."""
     return re.sub("[^A-Za-z0-9_-]", "", response.headers["x-amz-apigw-id"])
 
 
-def test_a_callback_starts_one_execution_named_as_the_request(client: Client, stepfunctions: StepFunctions) -> None:
+def test_a_callback_starts_one_execution_named_by_its_request_id(client: Client, stepfunctions: StepFunctions) -> None:
     before = time.time() * 1000 - 1
     response = post(client)
     (call,) = stepfunctions.calls
@@ -110,7 +116,7 @@ def test_a_callback_starts_one_execution_named_as_the_request(client: Client, st
     assert (delivery["body"], delivery["sourceIp"]) == (BODY, "203.0.113.7")
 
 
-def test_every_request_has_an_id_of_its_own(client: Client, stepfunctions: StepFunctions) -> None:
+def test_every_request_has_its_own_id(client: Client, stepfunctions: StepFunctions) -> None:
     assert request_id(post(client)) != request_id(post(client))
     assert len({call["name"] for call in stepfunctions.calls}) == 2
 
@@ -123,7 +129,7 @@ def test_no_caller_can_choose_the_id(client: Client, stepfunctions: StepFunction
     assert len({call["name"] for call in stepfunctions.calls}) == 2
 
 
-def test_without_the_id_the_execution_has_its_own_name(
+def test_without_a_request_id_step_functions_names_the_execution(
     client: Client, stepfunctions: StepFunctions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("local.gateway.base64", SimpleNamespace(urlsafe_b64encode=lambda _: b"=="))
@@ -133,7 +139,7 @@ def test_without_the_id_the_execution_has_its_own_name(
     assert stepfunctions.deliveries()[0]["requestId"] == ""
 
 
-def test_the_headers_passed_on_are_those_of_the_allow_list(client: Client, stepfunctions: StepFunctions) -> None:
+def test_only_headers_on_the_allow_list_are_passed_on(client: Client, stepfunctions: StepFunctions) -> None:
     headers = {
         "User-Agent": "BankGateway/2.1",
         "Webhook-Id": "msg_1",
@@ -156,9 +162,7 @@ def test_the_headers_passed_on_are_those_of_the_allow_list(client: Client, stepf
 
 
 @pytest.mark.parametrize("status", [200, 500])
-def test_an_execution_that_succeeded_says_itself_what_is_answered(
-    client: Client, stepfunctions: StepFunctions, status: int
-) -> None:
+def test_a_succeeded_execution_decides_its_answer(client: Client, stepfunctions: StepFunctions, status: int) -> None:
     stepfunctions.outcome = succeeded(status)
     response = post(client)
     assert response.status_code == status
@@ -182,7 +186,7 @@ def test_an_execution_that_succeeded_says_itself_what_is_answered(
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_whatever_goes_wrong_is_answered_in_one_shape_and_without_its_cause(
+def test_every_failure_is_answered_in_one_shape_without_its_cause(
     client: Client, stepfunctions: StepFunctions, outcome: Any, status: int, error: str
 ) -> None:
     stepfunctions.outcome = outcome
@@ -200,9 +204,7 @@ def test_whatever_goes_wrong_is_answered_in_one_shape_and_without_its_cause(
         (refused("InternalServerError", 500), 502, "broken InternalServerError"),
     ],
 )
-def test_the_status_of_the_call_selects_the_response_and_its_template(
-    api: dict[str, Any], outcome: Any, status: int, body: str
-) -> None:
+def test_the_status_of_the_call_selects_the_response(api: Json, outcome: Any, status: int, body: str) -> None:
     definition = copy.deepcopy(api)
     definition["paths"][PATH]["post"]["x-amazon-apigateway-integration"]["responses"] = {
         "default": {"statusCode": "200", "responseTemplates": {"application/json": "default $input.path('$.status')"}},
@@ -231,8 +233,8 @@ ALL_KINDS = "198.51.100.0/24,203.0.113.7/32,2001:db8::/32"
         (ALL_KINDS, "2001:db8::7"),
     ],
 )
-def test_a_caller_of_the_allow_list_is_let_in(
-    api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions, allowed: str, source_ip: str
+def test_a_caller_on_the_allow_list_is_accepted(
+    api_with: Callable[..., Json], stepfunctions: StepFunctions, allowed: str, source_ip: str
 ) -> None:
     client = Client(serve(api_with(AllowedSourceIps=allowed), stepfunctions))
     assert post(client, source_ip=source_ip).status_code == 200
@@ -255,8 +257,8 @@ def test_a_caller_of_the_allow_list_is_let_in(
         (ALL_KINDS, "2001:db7::1"),
     ],
 )
-def test_any_other_caller_is_refused_before_anything_is_started(
-    api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions, allowed: str, source_ip: str
+def test_any_other_caller_is_refused_and_starts_nothing(
+    api_with: Callable[..., Json], stepfunctions: StepFunctions, allowed: str, source_ip: str
 ) -> None:
     client = Client(serve(api_with(AllowedSourceIps=allowed), stepfunctions))
     response = post(client, source_ip=source_ip)
@@ -266,16 +268,16 @@ def test_any_other_caller_is_refused_before_anything_is_started(
 
 
 @pytest.mark.parametrize("source_ip", ["203.0.113.7", "127.0.0.1", "2001:db8::7"])
-def test_without_an_allow_list_everybody_is_let_in(
-    client: Client, api: dict[str, Any], stepfunctions: StepFunctions, source_ip: str
+def test_without_an_allow_list_every_caller_is_accepted(
+    client: Client, api: Json, stepfunctions: StepFunctions, source_ip: str
 ) -> None:
     assert "x-amazon-apigateway-policy" not in api
     assert post(client, source_ip=source_ip).status_code == 200
     assert len(stepfunctions.calls) == 1
 
 
-def test_a_caller_cannot_give_itself_an_address_of_the_allow_list(
-    api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions
+def test_a_caller_cannot_claim_an_address_on_the_allow_list(
+    api_with: Callable[..., Json], stepfunctions: StepFunctions
 ) -> None:
     client = Client(serve(api_with(AllowedSourceIps="203.0.113.7/32"), stepfunctions))
     claimed = {"X-Forwarded-For": "203.0.113.7", "X-Real-Ip": "203.0.113.7", "Forwarded": "for=203.0.113.7"}
@@ -323,7 +325,7 @@ def test_another_content_type_is_refused(client: Client, stepfunctions: StepFunc
 @pytest.mark.parametrize(
     "content_type", [None, "application/json", "Application/JSON", "application/json;charset=UTF-8"]
 )
-def test_json_is_taken_by_any_of_its_names_and_by_none(
+def test_json_is_accepted_by_any_of_its_names_and_without_one(
     client: Client, stepfunctions: StepFunctions, content_type: str | None
 ) -> None:
     assert post(client, content_type=content_type).status_code == 200
@@ -337,7 +339,7 @@ def test_a_request_over_10_mb_is_too_large(client: Client, stepfunctions: StepFu
     assert stepfunctions.calls == []
 
 
-def test_a_body_over_the_workflows_limit_is_passed_on_cut(client: Client, stepfunctions: StepFunctions) -> None:
+def test_a_body_over_the_workflows_limit_is_truncated(client: Client, stepfunctions: StepFunctions) -> None:
     assert post(client, "a" * 40_000).status_code == 200
     assert stepfunctions.deliveries()[0]["body"] == "a" * 32_769
 
@@ -348,7 +350,7 @@ def test_a_body_over_the_workflows_limit_is_passed_on_cut(client: Client, stepfu
         ("ชำระ 🎉 O'Brien".encode(), "ชำระ 🎉 O'Brien"),
         (b'{"orderId": "\xff\xfe"}', '{"orderId": "\ufffd\ufffd"}'),
         (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
-        # What API Gateway makes of no body at all.
+        # API Gateway replaces a missing body with an empty object.
         (b"", "{}"),
         (b"\x00", "\x00"),
     ],
@@ -364,19 +366,19 @@ def test_any_bytes_reach_the_workflow_as_text(
 def test_a_body_sent_in_chunks_is_read_up_to_the_limit(
     client: Client, stepfunctions: StepFunctions, length: int, status: int
 ) -> None:
-    # What a WSGI server makes of Transfer-Encoding: chunked.
+    # A WSGI server passes Transfer-Encoding: chunked on like this.
     chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
     response = client.post(PATH, data=b"a" * length, content_type="application/json", environ_overrides=chunked)
     assert response.status_code == status
     assert [len(delivery["body"]) for delivery in stepfunctions.deliveries()] == [min(length, 32_769)] * (status == 200)
 
 
-def test_requests_beyond_the_concurrency_wait_for_their_turn(api: dict[str, Any]) -> None:
+def test_requests_beyond_the_concurrency_wait(api: Json) -> None:
     lock = threading.Lock()
     running = 0
     most = 0
 
-    def work() -> dict[str, Any]:
+    def work() -> Json:
         nonlocal running, most
         with lock:
             running += 1
@@ -397,20 +399,18 @@ def test_requests_beyond_the_concurrency_wait_for_their_turn(api: dict[str, Any]
     assert most == 2
 
 
-def test_a_failed_call_gives_its_turn_back(api: dict[str, Any]) -> None:
+def test_a_failed_call_lets_the_next_request_in(api: Json) -> None:
     stepfunctions = StepFunctions(outcome=ReadTimeoutError(endpoint_url="http://127.0.0.1"))
     client = Client(serve(api, stepfunctions, concurrency=1))
     assert [post(client).status_code for _ in range(3)] == [504, 504, 504]
 
 
 def still() -> float:
-    """A clock that stands."""
+    """A clock that has stopped."""
     return 0.0
 
 
-def test_a_request_over_the_limit_is_refused_before_anything_is_started(
-    api: dict[str, Any], stepfunctions: StepFunctions
-) -> None:
+def test_a_request_over_the_limit_is_refused_and_starts_nothing(api: Json, stepfunctions: StepFunctions) -> None:
     client = Client(serve(api, stepfunctions, throttle=Throttle(rate=50, burst=3, clock=still)))
     assert [post(client).status_code for _ in range(3)] == [200, 200, 200]
     response = post(client)
@@ -419,25 +419,25 @@ def test_a_request_over_the_limit_is_refused_before_anything_is_started(
     assert len(stepfunctions.calls) == 3
 
 
-def test_room_comes_back_at_the_rate_and_never_beyond_the_burst() -> None:
+def test_tokens_return_at_the_rate_up_to_the_burst() -> None:
     seconds = 0.0
     throttle = Throttle(rate=2, burst=3, clock=lambda: seconds)
 
-    def let_in(now: float) -> int:
+    def count_accepted(now: float) -> int:
         nonlocal seconds
         seconds = now
-        return [throttle.lets_in() for _ in range(5)].count(True)
+        return [throttle.try_take() for _ in range(5)].count(True)
 
-    # Half a token after a quarter of a second; what was refused has taken nothing of it.
-    assert [let_in(now) for now in (0, 0.25, 0.5, 1.5, 1000)] == [3, 0, 1, 2, 3]
+    # After a quarter of a second there is half a token, which the refused requests do not use up.
+    assert [count_accepted(now) for now in (0, 0.25, 0.5, 1.5, 1000)] == [3, 0, 1, 2, 3]
 
 
-def test_who_is_refused_by_the_policy_or_finds_nothing_takes_no_room(
-    api_with: Callable[..., dict[str, Any]], stepfunctions: StepFunctions
+def test_requests_refused_by_policy_or_not_found_take_no_token(
+    api_with: Callable[..., Json], stepfunctions: StepFunctions
 ) -> None:
     definition = api_with(AllowedSourceIps="203.0.113.7/32")
     client = Client(serve(definition, stepfunctions, throttle=Throttle(rate=1, burst=1, clock=still)))
-    elsewhere = {"data": BODY, "environ_overrides": {"REMOTE_ADDR": "203.0.113.7"}}
+    elsewhere: Json = {"data": BODY, "environ_overrides": {"REMOTE_ADDR": "203.0.113.7"}}
 
     def others() -> list[int]:
         stranger = post(client, source_ip="192.0.2.1").status_code
@@ -448,9 +448,9 @@ def test_who_is_refused_by_the_policy_or_finds_nothing_takes_no_room(
     assert others() == [403, 404, 404]
 
 
-def test_requests_at_once_get_no_more_than_the_burst() -> None:
+def test_simultaneous_requests_get_no_more_than_the_burst() -> None:
     class Slow(float):
-        """Lets another thread in while the tokens are counted."""
+        """Lets another thread run while the tokens are counted."""
 
         def __rmul__(self, other: float) -> float:
             time.sleep(0.001)
@@ -458,7 +458,7 @@ def test_requests_at_once_get_no_more_than_the_burst() -> None:
 
     throttle = Throttle(rate=Slow(1), burst=5, clock=still)
     taken: list[bool] = []
-    threads = [threading.Thread(target=lambda: taken.append(throttle.lets_in())) for _ in range(20)]
+    threads = [threading.Thread(target=lambda: taken.append(throttle.try_take())) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -466,15 +466,13 @@ def test_requests_at_once_get_no_more_than_the_burst() -> None:
     assert sorted(taken) == [False] * 15 + [True] * 5
 
 
-def test_a_gateway_response_that_the_api_does_not_define_is_api_gateways_own(
-    api: dict[str, Any], stepfunctions: StepFunctions
-) -> None:
+def test_api_gateways_own_response_applies_if_the_api_defines_none(api: Json, stepfunctions: StepFunctions) -> None:
     own = {key: value for key, value in api.items() if key != "x-amazon-apigateway-gateway-responses"}
     response = Client(serve(own, stepfunctions)).get(PATH)
     assert (response.status_code, response.json) == (403, {"message": "Missing Authentication Token"})
 
 
-def test_a_gateway_response_falls_back_on_the_apis_default(api: dict[str, Any], stepfunctions: StepFunctions) -> None:
+def test_a_gateway_response_falls_back_to_the_apis_default(api: Json, stepfunctions: StepFunctions) -> None:
     name = "x-amazon-apigateway-gateway-responses"
     defaults = {**api, name: {"DEFAULT_4XX": api[name]["DEFAULT_4XX"]}}
     response = Client(serve(defaults, stepfunctions)).get(PATH)
@@ -483,18 +481,18 @@ def test_a_gateway_response_falls_back_on_the_apis_default(api: dict[str, Any], 
 
 
 class CloudFormation:
-    """Stands in for boto3's client: one deployed stack, its parameters given or left to their defaults."""
+    """Stands in for boto3's client: one deployed stack, whose parameters may override the defaults."""
 
-    def __init__(self, template: dict[str, Any], body: dict[str, Any], **parameters: str) -> None:
+    def __init__(self, template: Json, body: Json, **parameters: str) -> None:
         self._template = {name: template[name] for name in ("Parameters", "Conditions")}
         self._method_settings = template["Resources"]["CallbackApi"]["Properties"]["MethodSettings"]
         self._body = body
         self._parameters = {"Branch": "test", "FailureMessage": FAILURE, **parameters}
 
-    def get_template(self, **_: str) -> dict[str, Any]:
+    def get_template(self, **_: str) -> Json:
         resources = {
             "CallbackApi": {"Type": "AWS::ApiGateway::RestApi", "Properties": {"Body": self._body}},
-            # What SAM makes of the API's MethodSettings.
+            # SAM moves the API's MethodSettings here.
             "CallbackApiStage": {
                 "Type": "AWS::ApiGateway::Stage",
                 "Properties": {"StageName": {"Ref": "Branch"}, "MethodSettings": self._method_settings},
@@ -503,12 +501,12 @@ class CloudFormation:
         }
         return {"TemplateBody": {**self._template, "Resources": resources}}
 
-    def describe_stacks(self, **_: str) -> dict[str, Any]:
+    def describe_stacks(self, **_: str) -> Json:
         parameters = [{"ParameterKey": key, "ParameterValue": value} for key, value in self._parameters.items()]
         stack_id = "arn:aws:cloudformation:ap-southeast-1:123456789012:stack/payment3/1"
         return {"Stacks": [{"StackId": stack_id, "Parameters": parameters}]}
 
-    def describe_stack_resources(self, **_: str) -> dict[str, Any]:
+    def describe_stack_resources(self, **_: str) -> Json:
         arn = "arn:aws:states:ap-southeast-1:123456789012:stateMachine:payment3-bankapp-callback-test"
         return {"StackResources": [{"LogicalResourceId": "BankAppCallback", "PhysicalResourceId": arn}]}
 
@@ -518,13 +516,13 @@ class CloudFormation:
     [{}, {"AllowedSourceIps": ""}, {"AllowedSourceIps": ALL_KINDS}, {"SignatureHeader": "x-bank-hmac"}],
     ids=str,
 )
-def test_the_deployed_definition_is_the_templates_with_its_references_resolved(
-    template: dict[str, Any], api_with: Callable[..., dict[str, Any]], parameters: dict[str, str]
+def test_the_deployed_definition_is_the_templates_with_resolved_references(
+    template: Json, api_with: Callable[..., Json], parameters: dict[str, str]
 ) -> None:
     body = template["Resources"]["CallbackApi"]["Properties"]["DefinitionBody"]
-    deployed = deployed_definition(CloudFormation(template, body, **parameters), "payment3")
+    deployed, _ = read_deployed_api(CloudFormation(template, body, **parameters), "payment3")
     expected = copy.deepcopy(api_with(**parameters))
-    # Nothing here assumes the role.
+    # Nothing here assumes the integration's role.
     expected["paths"][PATH]["post"]["x-amazon-apigateway-integration"]["credentials"] = None
     assert deployed == expected
 
@@ -535,12 +533,12 @@ def test_the_deployed_definition_is_the_templates_with_its_references_resolved(
     ids=str,
 )
 def test_the_limits_are_those_of_the_deployed_stage(
-    template: dict[str, Any], parameters: dict[str, str], limits: tuple[float, int]
+    template: Json, parameters: dict[str, str], limits: tuple[float, int]
 ) -> None:
-    throttle = deployed_throttle(CloudFormation(template, {}, **parameters), "payment3")
+    _, throttle = read_deployed_api(CloudFormation(template, {}, **parameters), "payment3")
     assert (throttle.rate, throttle.burst) == limits
 
 
-def test_a_reference_to_what_was_not_deployed_is_an_error(template: dict[str, Any]) -> None:
+def test_a_reference_to_an_unknown_resource_is_an_error(template: Json) -> None:
     with pytest.raises(KeyError, match="Unknown"):
-        deployed_definition(CloudFormation(template, {"info": {"Fn::Sub": "a ${Unknown}"}}), "payment3")
+        read_deployed_api(CloudFormation(template, {"info": {"Fn::Sub": "a ${Unknown}"}}), "payment3")

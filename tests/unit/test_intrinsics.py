@@ -1,3 +1,5 @@
+"""CloudFormation's functions as local/intrinsics.py evaluates them, checked against AWS's documentation."""
+
 from typing import Any
 
 import pytest
@@ -58,17 +60,17 @@ def chosen(condition: str, yes: Any = "yes", no: Any = "no") -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_a_function_gives_what_cloudformation_gives(node: Any, value: Any) -> None:
+def test_a_function_returns_what_cloudformation_returns(node: Any, value: Any) -> None:
     assert resolved(node, NAMES, CONDITIONS) == value
     assert resolved({"a": [node]}, NAMES, CONDITIONS) == {"a": [value]}
 
 
-def test_what_has_no_value_is_not_there() -> None:
+def test_a_property_without_a_value_disappears() -> None:
     node = {"kept": 1, "gone": NO_VALUE, "chosen": chosen("IsProduction", 1, NO_VALUE), "list": [1, NO_VALUE, 2]}
     assert resolved(node, NAMES, CONDITIONS) == {"kept": 1, "list": [1, 2]}
 
 
-def test_only_the_branch_that_is_chosen_is_looked_at() -> None:
+def test_only_the_chosen_branch_is_evaluated() -> None:
     assert resolved(chosen("IsTest", "yes", {"Ref": "Unknown"}), NAMES, CONDITIONS) == "yes"
 
 
@@ -83,17 +85,17 @@ def test_only_the_branch_that_is_chosen_is_looked_at() -> None:
     ],
     ids=str,
 )
-def test_a_name_that_is_not_there_is_an_error(node: Any) -> None:
+def test_an_unknown_name_is_an_error(node: Any) -> None:
     with pytest.raises(KeyError, match="Unknown"):
         resolved(node, NAMES, CONDITIONS)
 
 
-def test_a_condition_without_conditions_is_an_error() -> None:
+def test_an_unknown_condition_is_an_error() -> None:
     with pytest.raises(KeyError):
         resolved(chosen("IsTest"), NAMES)
 
 
-def test_nothing_that_is_given_is_changed() -> None:
+def test_the_arguments_are_not_changed() -> None:
     node, names = {"a": [{"Ref": "Branch"}, NO_VALUE]}, dict(NAMES)
     resolved(node, names, CONDITIONS)
     assert node == {"a": [{"Ref": "Branch"}, NO_VALUE]}
@@ -116,7 +118,7 @@ def test_nothing_that_is_given_is_changed() -> None:
     ],
     ids=str,
 )
-def test_a_parameter_has_its_value_or_its_default_as_text_or_a_list_of_it(
+def test_a_parameter_has_its_value_or_default_as_a_text_or_a_list(
     parameter: dict[str, Any], given: str | None, value: Any
 ) -> None:
     assert parameter_value(parameter, given) == value

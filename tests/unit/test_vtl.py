@@ -1,12 +1,14 @@
+"""API Gateway's mapping templates as local/vtl.py renders them, checked against AWS's documentation."""
+
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from local import vtl
+from tests.unit.kit import Json
 
 CONTEXT = {
     "requestId": "chosen",
@@ -15,27 +17,29 @@ CONTEXT = {
     "identity": {"sourceIp": "203.0.113.7"},
 }
 
-Render = Callable[..., dict[str, Any]]
+Render = Callable[..., Json]
 
 
 @pytest.fixture(scope="session")
-def integration(api: dict[str, Any]) -> dict[str, Any]:
-    return api["paths"]["/bankapp/callback"]["post"]["x-amazon-apigateway-integration"]
+def integration(api: Json) -> Json:
+    found: Json = api["paths"]["/bankapp/callback"]["post"]["x-amazon-apigateway-integration"]
+    return found
 
 
 @pytest.fixture(scope="session")
-def render(integration: dict[str, Any]) -> Render:
-    """Render the project's own request template and return what it asks Step Functions to do."""
+def render(integration: Json) -> Render:
+    """Return a function that renders the project's request template into the call of Step Functions."""
     return renderer(integration)
 
 
-def renderer(integration: dict[str, Any]) -> Render:
+def renderer(integration: Json) -> Render:
     template = integration["requestTemplates"]["application/json"]
     return lambda body, headers=None: json.loads(vtl.render(template, CONTEXT, body, headers))
 
 
-def headers_of(request: dict[str, Any]) -> dict[str, str]:
-    return json.loads(request["input"])["headers"]
+def headers_of(request: Json) -> dict[str, str]:
+    headers: dict[str, str] = json.loads(request["input"])["headers"]
+    return headers
 
 
 @pytest.mark.parametrize(
@@ -58,16 +62,16 @@ def headers_of(request: dict[str, Any]) -> dict[str, str]:
         ("$#{}", "$#{}"),
     ],
 )
-def test_javascript_is_escaped_as_apaches_string_escape_utils_do(text: str, escaped: str) -> None:
+def test_javascript_is_escaped_as_apaches_string_escape_utils_does(text: str, escaped: str) -> None:
     assert vtl.Util.escapeJavaScript(text) == escaped
 
 
 @given(st.text())
-def test_escaped_text_is_ascii_and_but_for_the_apostrophe_json(text: str) -> None:
+def test_escaped_text_is_ascii_and_json_except_for_apostrophes(text: str) -> None:
     escaped = vtl.Util.escapeJavaScript(text)
     assert escaped.isascii()
     assert escaped.isprintable()
-    # JSON reads both halves of a pair as one character, wherever they came from.
+    # JSON reads the two halves of a pair as one character, even if they were apart.
     joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     assert json.loads('"' + escaped.replace("\\'", "'") + '"') == joined
 
@@ -86,7 +90,7 @@ def test_the_request_names_the_machine_the_execution_and_the_delivery(render: Re
     }
 
 
-# Half a pair is refused by the rules, and API Gateway never gets any out of UTF-8.
+# The rules refuse half a pair, and API Gateway never decodes one from UTF-8.
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 @example("O'Brien")
 @example("\\'")
@@ -99,7 +103,7 @@ def test_the_request_names_the_machine_the_execution_and_the_delivery(render: Re
 @example(' {"amount": 1.50}\r\n')
 def test_a_body_reaches_the_workflow_as_it_was_sent(render: Render, text: str) -> None:
     delivery = json.loads(render(text)["input"])
-    # API Gateway makes an empty object of no body at all.
+    # API Gateway replaces a missing body with an empty object.
     assert delivery["body"] == (text or "{}")
     assert delivery.keys() == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
 
@@ -120,7 +124,7 @@ def test_a_header_reaches_the_workflow_as_it_was_sent(render: Render, name: str,
 @pytest.mark.parametrize(
     "names", [("content-type", "user-agent"), ("Content-Type", "User-Agent"), ("CONTENT-TYPE", "uSER-aGENT")]
 )
-def test_headers_are_kept_by_an_allow_list_whatever_the_case(render: Render, names: tuple[str, str]) -> None:
+def test_only_headers_on_the_allow_list_are_kept_whatever_their_case(render: Render, names: tuple[str, str]) -> None:
     content_type, user_agent = names
     sent = {
         "Authorization": "Bearer secret",
@@ -136,9 +140,7 @@ def test_headers_are_kept_by_an_allow_list_whatever_the_case(render: Render, nam
 
 
 @pytest.mark.parametrize("spelt", [str.lower, str.upper, str.title, str.capitalize])
-def test_the_headers_of_a_signature_are_passed_on_in_lower_case_whatever_their_case(
-    render: Render, spelt: Callable[[str], str]
-) -> None:
+def test_signature_headers_are_passed_on_in_lower_case(render: Render, spelt: Callable[[str], str]) -> None:
     assert headers_of(render("{}", {spelt(name): f"of {name}" for name in SIGNATURE})) == {
         name: f"of {name}" for name in SIGNATURE
     }
@@ -160,14 +162,14 @@ def test_the_headers_of_a_signature_are_passed_on_in_lower_case_whatever_their_c
         "X-Webhook-Signature",
     ],
 )
-def test_no_other_header_is_passed_on_beside_a_signature(render: Render, name: str) -> None:
+def test_no_other_header_is_passed_on_with_a_signature(render: Render, name: str) -> None:
     request = render("{}", {name: "secret", "x-signature": "9f86d081"})
     assert headers_of(request) == {"x-signature": "9f86d081"}
     assert "secret" not in request["input"]
 
 
-def test_the_signature_may_come_in_another_header_if_a_parameter_says_so(
-    api_with: Callable[..., dict[str, Any]],
+def test_a_parameter_chooses_another_signature_header(
+    api_with: Callable[..., Json],
 ) -> None:
     document = api_with(SignatureHeader="x-bank-hmac")
     render = renderer(document["paths"]["/bankapp/callback"]["post"]["x-amazon-apigateway-integration"])
@@ -178,18 +180,20 @@ def test_the_signature_may_come_in_another_header_if_a_parameter_says_so(
 
 @pytest.mark.parametrize(("length", "kept"), [(32_768, 32_768), (32_769, 32_769), (32_770, 32_769), (40_000, 32_769)])
 @pytest.mark.parametrize("character", ["a", "'", "ก"])
-def test_a_body_over_the_limit_is_cut_just_above_it(render: Render, character: str, length: int, kept: int) -> None:
+def test_a_body_over_the_limit_is_truncated_just_above_it(
+    render: Render, character: str, length: int, kept: int
+) -> None:
     assert json.loads(render(character * length)["input"])["body"] == character * kept
 
 
-def test_a_body_is_measured_and_cut_as_java_counts(render: Render) -> None:
+def test_a_body_is_measured_in_utf_16_units_as_java_does(render: Render) -> None:
     body = json.loads(render("🎉" * 20_000)["input"])["body"]
     # 32,769 units of UTF-16: the last emoji is cut in half.
     assert body == "🎉" * 16_384 + "\ud83c"
 
 
-def test_the_largest_input_stays_below_what_step_functions_takes(render: Render) -> None:
-    # 262,144 bytes between states; the input is one of several values that a state may hold at once.
+def test_the_largest_input_stays_below_step_functions_limit(render: Render) -> None:
+    # 262,144 bytes between states, where the input may be one of several values.
     assert len(render("\x01" * 40_000)["input"].encode()) < 200_000
 
 
@@ -207,7 +211,7 @@ def test_a_path_into_the_mapped_body_finds_a_value_or_nothing(body: str, express
     assert vtl.Input(body, {}).path(expression) == found
 
 
-def test_what_a_template_assigns_to_the_context_is_there_afterwards() -> None:
-    context: dict[str, Any] = {"responseOverride": {}}
+def test_a_template_can_assign_to_the_context() -> None:
+    context: Json = {"responseOverride": {}}
     vtl.render("#set($context.responseOverride.status = 504)", context)
     assert context["responseOverride"] == {"status": 504}

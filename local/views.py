@@ -1,6 +1,6 @@
-"""What there is to look at locally: mails, Sentry events, calls of process-paid, records, errors and executions.
+"""Shows as JSON under `/_local/` what the stack did: e-mails, Sentry events, calls of process-paid, items, executions.
 
-Everything is JSON under `/_local/`. Sentry's envelopes are taken at `/_local/sentry/api/…/envelope/`.
+Also stands in for Sentry, whose envelopes arrive at `/_local/sentry/api/…/envelope/`.
 """
 
 import json
@@ -21,14 +21,14 @@ PROCESS_PAID = f"payment3-process-paid-wallet-order-internal-{BRANCH}"
 
 
 class ExactDeserializer(TypeDeserializer):
-    """Reads any number that DynamoDB holds; boto3's own refuses 1e100, which has more than 38 digits written out."""
+    """Reads every number that DynamoDB can hold; boto3's own refuses 1e100, which has over 38 digits written out."""
 
     def _deserialize_n(self, value: str) -> Decimal:
         return Decimal(value)
 
 
 @dataclass
-class Desk:
+class Views:
     """A WSGI application that shows what the stack did, and stands in for Sentry."""
 
     stack: Stack
@@ -43,51 +43,71 @@ class Desk:
         return response(environ, start_response)
 
     def mails(self) -> list[dict[str, Any]]:
-        """The mails that SES took, oldest first."""
+        """The e-mails that SES accepted, oldest first."""
         with urllib.request.urlopen(f"{self.stack.endpoint}/_ministack/ses/messages", timeout=10) as response:
             messages: list[dict[str, Any]] = json.load(response)["messages"].get(ACCOUNT_ID, [])
         return messages
 
     def sentry(self) -> list[dict[str, Any]]:
-        """The Sentry events that were sent, oldest first."""
+        """The events that the Sentry SDK sent, oldest first."""
         return self.sentry_events
 
     def process_paid(self) -> list[dict[str, Any]]:
-        """The calls of the process-paid function, oldest first, each with its payload as it came."""
+        """The calls of process-paid that Lambda accepted, oldest first, each with its payload byte for byte."""
         lines = self.stack.invocations.read_text().splitlines() if self.stack.invocations.exists() else []
         calls: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return [call for call in calls if call["function"] == PROCESS_PAID]
 
     def records(self) -> list[dict[str, Any]]:
-        """The items of the record table."""
+        """The items of the record table, oldest first."""
         return self._items("RecordTableName", "receivedAt")
 
     def errors(self) -> list[dict[str, Any]]:
-        """The items of the error log."""
+        """The items of the error log, oldest first."""
         return self._items("ErrorLogTableName", "occurredAt")
 
     def executions(self) -> list[dict[str, Any]]:
-        """The executions, oldest first, each with the states it entered and its answer."""
-        stepfunctions = self.stack.client("stepfunctions")
-        pages = stepfunctions.get_paginator("list_executions").paginate(
-            stateMachineArn=self.stack.outputs["StateMachineArn"]
-        )
-        executions = [execution for page in pages for execution in page["executions"]]
-        return [
-            {
-                "name": execution["name"],
-                "status": execution["status"],
-                "states": self.states(execution["executionArn"]),
-                "output": stepfunctions.describe_execution(executionArn=execution["executionArn"]).get("output"),
-            }
-            for execution in reversed(executions)
-        ]
+        """The executions of the callback workflow, oldest first, each with its states and its answer."""
+        return [self._describe(execution) for execution in self._executions()]
 
-    def states(self, execution_arn: str) -> list[str]:
-        """The names of the states that an execution entered, in order."""
-        history = self.stack.client("stepfunctions").get_execution_history(executionArn=execution_arn, maxResults=1000)
-        details = (event.get("stateEnteredEventDetails") for event in history["events"])
-        return [entered["name"] for entered in details if entered]
+    def order(self, order_id: str) -> dict[str, Any]:
+        """Everything known of one order, by the names of the other views."""
+        records = [record for record in self.records() if record["orderId"] == order_id]
+        errors = [error for error in self.errors() if error.get("orderId") == order_id]
+        request_ids = {item["requestId"] for item in records + errors}
+
+        def is_own(name: str) -> bool:
+            return name.partition("-redrive-")[0] in request_ids
+
+        return {
+            "orderId": order_id,
+            "executions": [self._describe(execution) for execution in self._executions() if is_own(execution["name"])],
+            "records": records,
+            "process-paid": [
+                call for call in self.process_paid() if json.loads(call["payload"]).get("orderId") == order_id
+            ],
+            "errors": errors,
+            "mails": [mail for mail in self.mails() if any(known in mail["BodyText"] for known in request_ids)],
+            "sentry": [event for event in self.sentry() if is_own(event["contexts"]["execution"]["requestId"])],
+        }
+
+    def _executions(self) -> list[dict[str, Any]]:
+        pages = self.stack.client("stepfunctions").get_paginator("list_executions")
+        found = pages.paginate(stateMachineArn=self.stack.outputs["StateMachineArn"]).search("executions[]")
+        return list(found)[::-1]
+
+    def _describe(self, execution: dict[str, Any]) -> dict[str, Any]:
+        stepfunctions = self.stack.client("stepfunctions")
+        arn = execution["executionArn"]
+        history = stepfunctions.get_execution_history(executionArn=arn, maxResults=1000)["events"]
+        entered = [event["stateEnteredEventDetails"] for event in history if "stateEnteredEventDetails" in event]
+        output = json.loads(stepfunctions.describe_execution(executionArn=arn).get("output", "null"))
+        return {
+            "name": execution["name"],
+            "status": execution["status"],
+            "states": [state["name"] for state in entered],
+            "answer": output and {"status": output["statusCode"], "body": json.loads(output["body"])},
+        }
 
     def _items(self, output: str, order: str) -> list[dict[str, Any]]:
         pages = self.stack.client("dynamodb").get_paginator("scan").paginate(TableName=self.stack.outputs[output])
@@ -96,11 +116,13 @@ class Desk:
         return sorted(items, key=lambda item: str(item[order]))
 
     def _answer(self, request: Request) -> Response:
-        name = request.path.removeprefix(PREFIX.rstrip("/")).strip("/")
+        name = request.path.removeprefix(PREFIX.rstrip("/")).removeprefix("/")
         if name.startswith("sentry/api/") and request.method == "POST":
             event = Envelope.deserialize(request.get_data()).get_event()
             self.sentry_events.append(dict(event or {}))
             return _json({})
+        if name.startswith("orders/"):
+            return _json(self.order(name.removeprefix("orders/")))
         views = {
             "mails": self.mails,
             "sentry": self.sentry,
@@ -110,7 +132,7 @@ class Desk:
             "executions": self.executions,
         }
         if not name:
-            return _json([f"{PREFIX}{view}" for view in views])
+            return _json([f"{PREFIX}{view}" for view in ("orders/{orderId}", *views)])
         if name not in views:
             raise NotFound
         return _json(views[name]())
