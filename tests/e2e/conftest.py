@@ -1,10 +1,12 @@
-"""The stack of `make run` with IAM enforced, once for all end-to-end tests; and again with the checks enforced."""
+"""The stack of `make run` with IAM enforced: `local` as deployed by default, `guarded` with the checks enforced.
+
+Each stack starts once for all tests, and is examined as a whole when it stops.
+"""
 
 import copy
 import http.client
 import json
 import re
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -22,9 +24,9 @@ from local.server import Server, sentry_dsn, serving
 from local.stack import ROOT, STACK_NAME, Stack, free_ports
 from tests.signing import signature_headers
 
-# Every failure is mailed, and healing starts as soon as it can on AWS.
+# Every failure sends an e-mail, and healing starts as early as AWS allows.
 PARAMETERS = {"AlertWindowMinutes": "0", "HealingMinutes": "1", "DispatchAgeMinutes": "1", "RedriveDelayMinutes": "0"}
-# Only callbacks that the bank signed and that agree with their order are paid; a flood of others is few mails.
+# Only callbacks that the bank signed and that match their order are paid; a flood of others sends few e-mails.
 GUARDED = {
     "SignatureMode": "enforce",
     "CrossCheckMode": "enforce",
@@ -38,9 +40,13 @@ TOTAL = 2339
 ACCOUNT = yaml_parse((ROOT / "local/account.yaml").read_text())["Resources"]
 BANK_KEY: str = json.loads(ACCOUNT["BankSecret"]["Properties"]["SecretString"])["webhookSecrets"][0]
 
-# As long as API Gateway waits for its backend.
+# API Gateway waits as long for its backend.
 ANSWER_SECONDS = 29
+# Only the tests of the bank's own callbacks pay orders with this prefix.
+GENUINE = "genuine-"
 
+type Body = dict[str, Any]
+type MakeBody = Callable[..., str]
 type Headers = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
 
 
@@ -54,7 +60,7 @@ class Answer:
 
     @property
     def request_id(self) -> str:
-        """The id by which the delivery is known."""
+        """The id of the delivery in records, logs and e-mails."""
         return re.sub("[^A-Za-z0-9_-]", "", self.headers["x-amz-apigw-id"])
 
 
@@ -66,22 +72,27 @@ class Local:
     server: Server
 
     def post(self, body: str | bytes, content_type: str = "application/json", path: str = CALLBACK_PATH) -> Answer:
-        """Send a callback; fail where the answer is not JSON."""
+        """Send a callback; fail if the answer is not JSON."""
         return self.request("POST", path, body if isinstance(body, bytes) else body.encode(), content_type)
 
     def request(self, method: str, path: str, body: bytes | None = None, content_type: str | None = None) -> Answer:
         headers = {"Content-Type": content_type} if content_type else {}
         request = urllib.request.Request(self.server.url + path, body, headers, method=method)
         try:
-            response = urllib.request.urlopen(request, timeout=60)
+            response: http.client.HTTPResponse | urllib.error.HTTPError = urllib.request.urlopen(request, timeout=60)
         except urllib.error.HTTPError as error:
             response = error
         with response:
             assert response.headers["Content-Type"] == "application/json"
-            return Answer(response.status, dict(response.headers), json.loads(response.read()))
+            return Answer(response.status or 0, dict(response.headers), json.loads(response.read()))
+
+    def view(self, name: str) -> Any:
+        """Return one of the local views, read over HTTP."""
+        with urllib.request.urlopen(f"{self.server.url}/_local/{name}", timeout=30) as response:
+            return json.load(response)
 
     def set_schedule(self, state: str) -> None:
-        """Let the schedule of the healing workflow be ENABLED or DISABLED."""
+        """Switch the schedule of the healing workflow to ENABLED or DISABLED."""
         scheduler = self.stack.client("scheduler")
         (name,) = (schedule["Name"] for schedule in scheduler.list_schedules()["Schedules"])
         known = ("Name", "ScheduleExpression", "FlexibleTimeWindow", "Target")
@@ -89,36 +100,29 @@ class Local:
         assert deployed["State"] != state
         scheduler.update_schedule(**{member: deployed[member] for member in known}, State=state)
 
-    def records_of(self, order_id: str) -> list[dict[str, Any]]:
-        return [record for record in self.server.desk.records() if record["orderId"] == order_id]
+    def records_of(self, order_id: str) -> list[Body]:
+        return [record for record in self.server.views.records() if record["orderId"] == order_id]
 
-    def errors_of(self, answer: Answer) -> list[dict[str, Any]]:
-        return [error for error in self.server.desk.errors() if error["requestId"] == answer.request_id]
+    def errors_of(self, answer: Answer) -> list[Body]:
+        return [error for error in self.server.views.errors() if error["requestId"] == answer.request_id]
 
-    def mails_of(self, answer: Answer) -> list[dict[str, Any]]:
-        return [mail for mail in self.server.desk.mails() if answer.request_id in mail["BodyText"]]
+    def mails_of(self, answer: Answer) -> list[Body]:
+        return [mail for mail in self.server.views.mails() if answer.request_id in mail["BodyText"]]
 
-    def sentry_events_of(self, answer: Answer) -> list[dict[str, Any]]:
-        events = self.server.desk.sentry()
+    def sentry_events_of(self, answer: Answer) -> list[Body]:
+        events = self.server.views.sentry()
         return [event for event in events if event["contexts"]["execution"]["requestId"] == answer.request_id]
 
-    def payloads_of(self, order_id: str, at_least: int = 1) -> list[str]:
-        """Return what process-paid was called with for the orders whose id starts so, as it came.
+    def payloads_of(self, order_id: str) -> list[str]:
+        """Return the payloads with which process-paid was called for orders with this prefix, as received.
 
-        The calls are asynchronous: wait for as many as expected, and a moment longer for one that should not come.
+        Complete once the delivery is answered: a call is recorded before the workflow goes on.
         """
-        deadline = time.monotonic() + 10
-        while len(self.payloads_so_far(order_id)) < at_least and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.7)
-        return self.payloads_so_far(order_id)
-
-    def payloads_so_far(self, order_id: str) -> list[str]:
-        payloads = [call["payload"] for call in self.server.desk.process_paid()]
-        return [payload for payload in payloads if json.loads(payload)["orderId"].startswith(order_id)]
+        payloads = [call["payload"] for call in self.server.views.process_paid()]
+        return [payload for payload in payloads if json.loads(payload).get("orderId", "").startswith(order_id)]
 
     def statuses(self) -> set[str]:
-        """How the executions of the callback workflow ended."""
+        """Return how the executions of the callback workflow ended."""
         pages = self.stack.client("stepfunctions").get_paginator("list_executions")
         executions = pages.paginate(stateMachineArn=self.stack.outputs["StateMachineArn"]).search("executions[]")
         return {execution["status"] for execution in executions}
@@ -126,7 +130,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Guarded(Local):
-    """The running stack with its checks enforced, as the bank and others use it."""
+    """The running stack with its checks enforced, as used by the bank and by others."""
 
     def put_order(self, order_id: str) -> None:
         item = {"orderId": {"S": order_id}, "userId": {"S": USER_ID}, "total": {"N": str(TOTAL)}}
@@ -140,7 +144,7 @@ class Guarded(Local):
         path: str = CALLBACK_PATH,
         source: str = "127.0.0.1",
     ) -> Answer:
-        """Send these headers and no others, each as often as it is there; fail where the answer is not JSON."""
+        """Send these headers and no others, duplicates included; fail if the answer is not JSON."""
         url = urlsplit(self.server.url)
         content = body if isinstance(body, bytes) else body.encode()
         connection = http.client.HTTPConnection(
@@ -160,16 +164,16 @@ class Guarded(Local):
 def signed(
     body: str, key: str = BANK_KEY, message_id: str = "msg_1", signed_at: datetime | None = None
 ) -> dict[str, str]:
-    """Return the headers of a callback that the holder of a key signs, as a rule the bank, and now."""
+    """Return the headers of a callback, signed by default by the bank and now."""
     signature = signature_headers(body, key, signed_at or datetime.now(UTC), message_id)
     return {"Content-Type": "application/json", **signature}
 
 
 @contextmanager
 def changed_policies(local: Local, function: str, change: Callable[[Any], Any]) -> Iterator[None]:
-    """Put what `change` makes of each inline policy of a function's role in its place, for the time of a `with` block.
+    """Replace each inline policy of a function's role by `change(policy)` for the duration of a `with` block.
 
-    A policy that becomes None is taken away.
+    None removes the policy.
     """
     iam = local.stack.client("iam")
     resource = local.stack.client("cloudformation").describe_stack_resource(
@@ -177,7 +181,7 @@ def changed_policies(local: Local, function: str, change: Callable[[Any], Any]) 
     )
     role = resource["StackResourceDetail"]["PhysicalResourceId"]
     names = iam.list_role_policies(RoleName=role)["PolicyNames"]
-    assert names, f"{function} has no permissions that could be taken away"
+    assert names, f"{function} has no permissions to remove"
     policies = {name: iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names}
     try:
         for name, policy in policies.items():
@@ -191,22 +195,23 @@ def changed_policies(local: Local, function: str, change: Callable[[Any], Any]) 
 
 
 def without_permissions(local: Local, function: str) -> AbstractContextManager[None]:
-    """Take all inline policies of a function's role away."""
+    """Remove all inline policies of a function's role."""
     return changed_policies(local, function, lambda _: None)
 
 
 @contextmanager
 def running[L: Local](kind: type[L], parameters: Mapping[str, str]) -> Iterator[L]:
-    """Run the stack with IAM enforced, for the time of a `with` block."""
+    """Run the stack with IAM enforced for the duration of a `with` block; at its end every execution has an answer."""
     aws_port, api_port = free_ports(2)
     with (
         Stack(aws_port, sentry_dsn(api_port), enforce_iam=True, wait_scale=0.1, parameters=parameters) as stack,
         serving(stack, api_port, list[str]().append) as server,
     ):
         local = kind(stack, server)
-        # Otherwise it runs again what a test has just let fail and wants to look at.
+        # Otherwise it redrives what a test has just let fail and wants to examine.
         local.set_schedule("DISABLED")
         yield local
+        assert local.statuses() <= {"SUCCEEDED"}
 
 
 @pytest.fixture(scope="session")
@@ -217,19 +222,27 @@ def local() -> Iterator[Local]:
 
 @pytest.fixture(scope="session")
 def guarded() -> Iterator[Guarded]:
+    """At its end only genuine callbacks were dispatched, and each kind of failure has sent one e-mail."""
     with running(Guarded, GUARDED) as guarded:
         yield guarded
+        orders = {json.loads(payload)["orderId"] for payload in guarded.payloads_of("")}
+        assert {order for order in orders if not order.startswith(GENUINE)} == set()
+        mails = [mail["Subject"] for mail in guarded.server.views.mails()]
+        kinds = {error["error"] for error in guarded.server.views.errors()}
+        assert set(mails) == {f"[local] BankApp callback failed: {kind}" for kind in kinds}
+        # The first e-mail of a kind goes out twice if its answer was lost, or if its window could not be stored.
+        assert len(mails) <= 2 * len(kinds)
 
 
 @pytest.fixture
 def order_id() -> str:
-    """An order of this test's own."""
+    """The id of an order that only this test uses."""
     return uuid.uuid4().hex[:12]
 
 
 @pytest.fixture
-def make_body(order_id: str) -> Callable[..., str]:
-    """Return a function that makes a paid callback's body; its arguments replace fields, None takes one away."""
+def make_body(order_id: str) -> MakeBody:
+    """Return a function that makes a paid callback's body; its arguments replace fields, None removes one."""
 
     def make(**fields: Any) -> str:
         body = {

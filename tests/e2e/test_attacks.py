@@ -1,6 +1,8 @@
-"""Whoever is not the bank pays no order, learns nothing and breaks nothing, whatever he sends.
+"""Nobody but the bank can pay an order, learn anything or break anything, whatever they send.
 
-Each attack is on an order that is there and would be paid, were it not for what is wrong with the callback.
+Each attack targets an existing order that would be paid if nothing were wrong with the callback. Here are the attacks
+that headers, mapping templates or encodings on the way could let through; test_model.py and test_verify_signature.py
+have those that only the rules must stop.
 """
 
 import base64
@@ -9,29 +11,35 @@ import json
 import socket
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.conftest import ANSWER_SECONDS, BANK_KEY, CALLBACK_PATH, TOTAL, USER_ID, Answer, Guarded, Headers, signed
+from tests.e2e.conftest import (
+    ANSWER_SECONDS,
+    BANK_KEY,
+    CALLBACK_PATH,
+    GENUINE,
+    TOTAL,
+    USER_ID,
+    Answer,
+    Body,
+    Guarded,
+    Headers,
+    MakeBody,
+    signed,
+)
 from tests.outcomes import FAILURE_MESSAGE
 
-MakeBody = Callable[..., str]
-
-# Only the tests of what the bank itself sends pay orders of this name.
-GENUINE = "genuine-"
-OTHER_KEY = "whsec_" + base64.b64encode(b"taken out of the secret").decode()
+OTHER_KEY = "whsec_" + base64.b64encode(b"removed from the secret").decode()
 NOT_SIGNED = "webhook-id: is missing"
 MISMATCH = "signature: does not match"
 TIME_OFF = "webhook-timestamp: is more than five minutes off"
 NO_TIME = "webhook-timestamp: is not a number of seconds"
 NOT_JSON = "body: is not JSON"
-AMOUNT_RANGE = "amount: must be 0, or at least 1E-30 and below 1E+38, with at most 38 significant digits"
 MAX_BODY_BYTES = 32 * 1024
 
-# What a template, a path or an intrinsic function would take for its own, were it ever read as one.
+# Texts that would do harm if anything evaluated them as a template, a path or an intrinsic function.
 LOADED_TEXTS = [
     pytest.param("$input.json('$')", id="request template"),
     pytest.param("$input.params().header #set($q = 1) ${q} #end", id="Velocity"),
@@ -46,28 +54,27 @@ LOADED_TEXTS = [
 
 @pytest.fixture
 def body(guarded: Guarded, make_body: MakeBody, order_id: str) -> str:
-    """A callback that would pay an order, were it genuine."""
+    """A callback that would pay an order if it were genuine."""
     guarded.put_order(order_id)
     return make_body()
 
 
 @pytest.fixture
 def genuine(guarded: Guarded, make_body: MakeBody, order_id: str) -> str:
-    """A callback that pays an order where it arrives as the bank signed it."""
+    """A callback that pays an order if it arrives as the bank signed it."""
     guarded.put_order(GENUINE + order_id)
     return make_body(orderId=GENUINE + order_id)
 
 
-def signed_bytes(body: bytes, timestamp: str | bytes | None = None, message_id: str = "msg_1") -> dict[str, Any]:
-    """Return what the bank's key makes of a body or a timestamp that the standard's library does not sign."""
-    timestamp = str(int(time.time())) if timestamp is None else timestamp
-    stamp = timestamp if isinstance(timestamp, bytes) else timestamp.encode()
+def signed_bytes(body: bytes, timestamp: bytes | None = None) -> dict[str, str | bytes]:
+    """Return the bank's headers for a body or a timestamp that the standard's library does not sign."""
+    stamp = str(int(time.time())).encode() if timestamp is None else timestamp
     key = base64.b64decode(BANK_KEY.removeprefix("whsec_"))
-    digest = hmac.digest(key, message_id.encode() + b"." + stamp + b"." + body, "sha256")
+    digest = hmac.digest(key, b"msg_1." + stamp + b"." + body, "sha256")
     return {
         "Content-Type": "application/json",
-        "webhook-id": message_id,
-        "webhook-timestamp": timestamp,
+        "webhook-id": "msg_1",
+        "webhook-timestamp": stamp,
         "webhook-signature": "v1," + base64.b64encode(digest).decode(),
     }
 
@@ -77,19 +84,19 @@ def assert_refused(answer: Answer, error: str, status: int = 500) -> None:
 
 
 def assert_untouched(guarded: Guarded, order_id: str) -> None:
-    """Nothing was recorded and nothing dispatched; a dispatch comes before its answer, so none is waited for."""
+    """Nothing was recorded and nothing dispatched."""
     assert guarded.records_of(order_id) == []
-    assert guarded.payloads_so_far(order_id) == []
+    assert guarded.payloads_of(order_id) == []
 
 
 def assert_refused_without_a_reason(answer: Answer) -> None:
     assert_refused(answer, f"Internal error, request id {answer.request_id}")
 
 
-# Who signed, what and when
+# The signature
 
 
-def test_a_replayed_callback_is_answered_as_a_duplicate_and_dispatched_once(guarded: Guarded, genuine: str) -> None:
+def test_a_replayed_callback_is_a_duplicate_and_is_not_dispatched_again(guarded: Guarded, genuine: str) -> None:
     headers = signed(genuine)
     answers = [guarded.send(genuine, headers) for _ in range(2)]
     assert [answer.status for answer in answers] == [200, 200]
@@ -99,23 +106,9 @@ def test_a_replayed_callback_is_answered_as_a_duplicate_and_dispatched_once(guar
 
 FORGERIES: dict[str, tuple[Callable[[str], Headers], str]] = {
     "not signed": (lambda _: {}, NOT_SIGNED),
-    "signed with a key that is no longer in use": (lambda body: signed(body, OTHER_KEY), MISMATCH),
-    "a signature of another body": (lambda _: signed('{"orderId": "1"}'), MISMATCH),
-    "another id": (lambda body: signed(body) | {"webhook-id": "msg_2"}, MISMATCH),
-    "an id that is empty": (lambda body: signed(body) | {"webhook-id": ""}, NOT_SIGNED),
-    "a second later": (lambda body: signed(body) | {"webhook-timestamp": str(int(time.time()) + 1)}, MISMATCH),
-    "no signature": (lambda body: signed(body) | {"webhook-signature": ""}, "webhook-signature: is missing"),
-    "an empty signature": (lambda body: signed(body) | {"webhook-signature": "v1,"}, MISMATCH),
-    "no version": (lambda body: signed(body) | {"webhook-signature": signature(body)}, MISMATCH),
-    "an unknown version": (lambda body: signed(body) | {"webhook-signature": f"v2,{signature(body)}"}, MISMATCH),
-    "another algorithm": (lambda body: signed(body) | {"webhook-signature": f"v1a,{signature(body)}"}, MISMATCH),
-    "none as algorithm": (lambda body: signed(body) | {"webhook-signature": "none"}, MISMATCH),
-    "small letters": (lambda body: signed(body) | {"webhook-signature": f"v1,{signature(body).lower()}"}, MISMATCH),
-    "half a signature": (lambda body: signed(body) | {"webhook-signature": f"v1,{signature(body)[:20]}"}, MISMATCH),
-    "one character off": (
-        lambda body: signed(body) | {"webhook-signature": f"v1,{flipped(signature(body))}"},
-        MISMATCH,
-    ),
+    "signed with a retired key": (lambda body: signed(body, OTHER_KEY), MISMATCH),
+    "an empty id": (lambda body: signed(body) | {"webhook-id": ""}, NOT_SIGNED),
+    "an empty signature": (lambda body: signed(body) | {"webhook-signature": ""}, "webhook-signature: is missing"),
     "a thousand guesses": (lambda body: signed(body) | {"webhook-signature": " ".join(["v1,AAAA"] * 1000)}, MISMATCH),
     "headers with underscores": (
         lambda body: {name.replace("-", "_"): value for name, value in signed(body).items()},
@@ -124,16 +117,10 @@ FORGERIES: dict[str, tuple[Callable[[str], Headers], str]] = {
 }
 
 
-def signature(body: str) -> str:
-    return signed(body)["webhook-signature"].removeprefix("v1,")
-
-
-def flipped(text: str) -> str:
-    return ("B" if text[0] == "A" else "A") + text[1:]
-
-
 @pytest.mark.parametrize("name", FORGERIES)
-def test_what_the_bank_did_not_sign_is_refused(guarded: Guarded, body: str, order_id: str, name: str) -> None:
+def test_a_callback_that_the_bank_did_not_sign_is_refused(
+    guarded: Guarded, body: str, order_id: str, name: str
+) -> None:
     forge, error = FORGERIES[name]
     assert_refused(guarded.send(body, forge(body)), error)
     assert_untouched(guarded, order_id)
@@ -142,18 +129,13 @@ def test_what_the_bank_did_not_sign_is_refused(guarded: Guarded, body: str, orde
 @pytest.mark.parametrize(
     ("text", "instead"),
     [
-        pytest.param("2339.0", "2339.1", id="another digit"),
-        pytest.param("2339.0", "2339.00", id="the same amount, written otherwise"),
-        pytest.param('"pay_', '"Pay_', id="another case"),
-        pytest.param("{", "{ ", id="a space more"),
+        pytest.param("2339.0", "2339.00", id="the same amount, spelled differently"),
         pytest.param("}", "} ", id="a space at the end"),
         pytest.param("}", "}\n", id="a line break at the end"),
-        pytest.param("true", "True", id="no JSON"),
-        pytest.param("}", ', "tip": 1}', id="a member more"),
         pytest.param("successful", "successfu\u217c", id="a letter that looks the same"),
     ],
 )
-def test_a_body_that_was_altered_after_it_was_signed_is_refused(
+def test_a_body_altered_after_signing_is_refused(
     guarded: Guarded, body: str, order_id: str, text: str, instead: str
 ) -> None:
     altered = body.replace(text, instead)
@@ -167,22 +149,11 @@ def test_a_body_that_was_altered_after_it_was_signed_is_refused(
     [
         pytest.param(lambda now: str(now - 330), TIME_OFF, id="more than five minutes old"),
         pytest.param(lambda now: str(now + 330), TIME_OFF, id="more than five minutes ahead"),
-        pytest.param(lambda _: "0", TIME_OFF, id="1970"),
-        pytest.param(lambda _: "9" * 12, TIME_OFF, id="the end of time"),
-        pytest.param(lambda now: str(now * 1000), NO_TIME, id="milliseconds"),
         pytest.param(lambda _: "9" * 5000, NO_TIME, id="5,000 digits"),
-        pytest.param(lambda now: f"{now}.0", NO_TIME, id="fraction"),
-        pytest.param(lambda now: f"+{now}", NO_TIME, id="plus"),
-        pytest.param(lambda now: f"-{now}", NO_TIME, id="minus"),
-        pytest.param(lambda now: f"{now:_}", NO_TIME, id="underscores"),
-        pytest.param(lambda now: f"{now}e0", NO_TIME, id="exponent"),
-        pytest.param(hex, NO_TIME, id="hexadecimal"),
-        pytest.param(lambda _: "NaN", NO_TIME, id="NaN"),
         pytest.param(lambda now: "".join(chr(0x0E50 + int(digit)) for digit in str(now)), NO_TIME, id="Thai digits"),
-        pytest.param(lambda _: datetime.now(UTC).isoformat(), NO_TIME, id="ISO 8601"),
     ],
 )
-def test_a_signature_of_another_time_is_refused_though_it_is_the_banks(
+def test_the_banks_signature_of_another_time_is_refused(
     guarded: Guarded, body: str, order_id: str, write: Callable[[int], str], error: str
 ) -> None:
     headers = signed_bytes(body.encode(), write(int(time.time())).encode())
@@ -199,7 +170,7 @@ def test_a_signature_of_another_time_is_refused_though_it_is_the_banks(
     ],
 )
 @pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
-def test_a_header_that_is_there_twice_is_not_taken_for_either(
+def test_a_header_that_appears_twice_counts_as_neither(
     guarded: Guarded, body: str, order_id: str, header: str, other: str, error: str, is_first: bool
 ) -> None:
     headers = list(signed(body).items())
@@ -216,30 +187,30 @@ def test_a_header_that_is_there_twice_is_not_taken_for_either(
         pytest.param(str.swapcase, id="in the other case"),
     ],
 )
-def test_the_banks_headers_are_known_however_they_are_written(
+def test_the_case_of_the_banks_headers_does_not_matter(
     guarded: Guarded, genuine: str, change: Callable[[str], str]
 ) -> None:
     headers = {change(name): value for name, value in signed(genuine).items()}
     assert guarded.send(genuine, headers).status == 200
 
 
-def test_one_genuine_signature_among_others_is_enough(guarded: Guarded, genuine: str) -> None:
+def test_one_genuine_signature_among_several_is_enough(guarded: Guarded, genuine: str) -> None:
     headers = signed(genuine)
     signatures = f"v1a,other {signed(genuine, OTHER_KEY)['webhook-signature']} {headers['webhook-signature']}"
     assert guarded.send(genuine, headers | {"webhook-signature": signatures}).status == 200
 
 
-def test_a_name_written_with_escapes_is_still_the_name(guarded: Guarded, genuine: str, order_id: str) -> None:
+def test_a_field_name_written_with_escapes_is_still_that_name(guarded: Guarded, genuine: str, order_id: str) -> None:
     escaped = genuine.replace("orderId", "\\u006frderId")
     assert guarded.send(escaped, signed(escaped)).status == 200
-    assert guarded.payloads_of(GENUINE + order_id, at_least=0) == [escaped]
+    assert guarded.payloads_of(GENUINE + order_id) == [escaped]
 
 
-# What stands in the headers
+# The headers
 
 
 def raw(guarded: Guarded, head: bytes, content: bytes = b"", *, is_all: bool = False) -> Answer:
-    """Send bytes as they are, and no more of them where `is_all`; read the answer until the connection is closed."""
+    """Send bytes unchanged, then close our side if `is_all`; read the answer until the server closes its side."""
     address = urlsplit(guarded.server.url)
     with socket.create_connection((str(address.hostname), address.port), timeout=ANSWER_SECONDS) as connection:
         connection.sendall(b"POST /bankapp/callback HTTP/1.1\r\nHost: local\r\n" + head + b"\r\n" + content)
@@ -273,7 +244,7 @@ def lines(headers: Headers) -> bytes:
         pytest.param(b": a\r\n", NOT_SIGNED, id="no name"),
     ],
 )
-def test_a_malformed_header_makes_no_other_header(
+def test_a_malformed_header_injects_no_other_header(
     guarded: Guarded, body: str, order_id: str, line: bytes, error: str
 ) -> None:
     content = body.encode()
@@ -282,7 +253,7 @@ def test_a_malformed_header_makes_no_other_header(
     assert_untouched(guarded, order_id)
 
 
-def test_a_request_id_of_the_callers_choice_is_not_the_deliverys(guarded: Guarded) -> None:
+def test_a_request_id_chosen_by_the_caller_does_not_identify_a_delivery(guarded: Guarded) -> None:
     chosen = {"Content-Type": "application/json", "x-amzn-RequestId": "chosen"}
     answers = [guarded.send(body, chosen) for body in ("{}", '{"orderId": "1"}')]
     errors = [error for answer in answers for error in guarded.errors_of(answer)]
@@ -296,7 +267,7 @@ def test_a_request_id_of_the_callers_choice_is_not_the_deliverys(guarded: Guarde
         pytest.param(b"".join(b"x-%d: a\r\n" % number for number in range(200)), id="200"),
     ],
 )
-def test_more_headers_than_any_server_takes_are_refused(
+def test_more_headers_than_a_server_accepts_are_refused(
     guarded: Guarded, body: str, order_id: str, head: bytes
 ) -> None:
     assert raw(guarded, head + lines(signed(body)) + b"Content-Length: 0\r\n").status == 431
@@ -304,7 +275,7 @@ def test_more_headers_than_any_server_takes_are_refused(
 
 
 @pytest.mark.parametrize("text", LOADED_TEXTS)
-def test_a_text_that_looks_like_a_template_is_refused_and_kept_word_for_word(guarded: Guarded, text: str) -> None:
+def test_a_refused_text_that_looks_like_a_template_is_kept_word_for_word(guarded: Guarded, text: str) -> None:
     headers = signed(text, OTHER_KEY, message_id=text) | {"User-Agent": text}
     answer = guarded.send(text, headers)
     assert_refused(answer, MISMATCH)
@@ -315,7 +286,7 @@ def test_a_text_that_looks_like_a_template_is_refused_and_kept_word_for_word(gua
 
 
 @pytest.mark.parametrize("text", LOADED_TEXTS)
-def test_a_signed_text_that_looks_like_a_template_is_a_text(
+def test_a_signed_text_that_looks_like_a_template_stays_a_text(
     guarded: Guarded, make_body: MakeBody, order_id: str, text: str
 ) -> None:
     guarded.put_order(GENUINE + order_id)
@@ -323,57 +294,25 @@ def test_a_signed_text_that_looks_like_a_template_is_a_text(
     assert guarded.send(body, signed(body, message_id=text)).status == 200
     (record,) = guarded.records_of(GENUINE + order_id)
     assert (record["message"], json.loads(record["signatureHeaders"])["webhook-id"]) == (text, text)
-    assert guarded.payloads_so_far(GENUINE + order_id) == [body]
+    assert guarded.payloads_of(GENUINE + order_id) == [body]
 
 
 @pytest.mark.parametrize("text", LOADED_TEXTS)
-def test_an_id_that_looks_like_a_template_is_an_order_that_is_not_there(
-    guarded: Guarded, make_body: MakeBody, text: str
-) -> None:
+def test_an_id_that_looks_like_a_template_is_an_unknown_order(guarded: Guarded, make_body: MakeBody, text: str) -> None:
     body = make_body(orderId=text)
     assert_refused_without_a_reason(guarded.send(body, signed(body)))
-    assert guarded.payloads_so_far(text) == []
+    assert guarded.payloads_of(text) == []
 
 
-# What stands in the body
+# The body
 
 JSON_TRICKS: dict[str, tuple[Callable[[str], str | bytes], str]] = {
-    "a name twice": (lambda body: more(body, '"orderId": "other"'), "orderId: appears more than once"),
     "a name twice, once escaped": (
         lambda body: more(body, '"\\u006frderId": "other"'),
         "orderId: appears more than once",
     ),
-    "success twice": (lambda body: '{"success": false, ' + body[1:], "success: appears more than once"),
-    "a name of another case": (lambda body: body.replace("orderId", "OrderId"), "orderId: is missing"),
-    "a name that looks the same": (lambda body: body.replace("orderId", "\u043erderId"), "orderId: is missing"),
-    "10,000 lists": (lambda body: more(body, '"x": ' + "[" * 10_000 + "]" * 10_000), "body: is nested too deeply"),
-    "5,000 objects": (
-        lambda body: more(body, '"x": ' + '{"": ' * 4999 + "{" + "}" * 5000),
-        "body: is nested too deeply",
-    ),
     "lists without an end": (lambda _: "[" * 32_000, "body: is nested too deeply"),
-    "1e400": (lambda body: body.replace("2339.0", "1e400"), AMOUNT_RANGE),
-    "1e-400": (lambda body: body.replace("2339.0", "1e-400"), AMOUNT_RANGE),
-    "5,000 digits": (lambda body: body.replace("2339.0", "1" + "0" * 5000), AMOUNT_RANGE),
-    "30,000 digits elsewhere": (
-        lambda body: more(body, f'"message": {"9" * 30_000}'),
-        "message: appears more than once",
-    ),
-    "an endless exponent": (
-        lambda body: body.replace("2339.0", f"1e{'9' * 50}"),
-        "body: holds a number that is out of",
-    ),
-    "NaN": (lambda body: body.replace("2339.0", "NaN"), "amount: must be a finite number"),
-    "Infinity": (lambda body: body.replace("2339.0", "Infinity"), "amount: must be a finite number"),
-    "-Infinity elsewhere": (lambda body: more(body, '"x": [[-Infinity]]'), "x: must be a finite number"),
-    "a negative amount": (lambda body: body.replace("2339.0", "-2339.0"), "amount: must not be negative"),
-    "a comma for a point": (lambda body: body.replace("2339.0", '"2339,0"'), "amount: must be a number"),
-    "hexadecimal": (lambda body: body.replace("2339.0", "0x923"), NOT_JSON),
-    "leading zeros": (lambda body: body.replace("2339.0", "002339"), NOT_JSON),
-    "success as a number": (lambda body: body.replace("true", "1"), "success: must be true or false"),
-    "success as a text": (lambda body: body.replace("true", '"true"'), "success: must be true or false"),
-    "an order id as a list": (lambda body: body.replace('"orderId": ', '"orderId": ["x"], "_": '), "orderId: must be"),
-    "a byte that is none of UTF-8": (lambda body: body.encode().replace(b"2339", b"23\xff39"), MISMATCH),
+    "a byte that is not UTF-8": (lambda body: body.encode().replace(b"2339", b"23\xff39"), MISMATCH),
     "an overlong slash": (lambda body: body.encode().replace(b"Payment", b"\xc0\xaf"), MISMATCH),
     "half a character in UTF-8": (lambda body: body.encode().replace(b"Payment", b"\xed\xa0\x80"), MISMATCH),
     "UTF-16": (lambda body: body.encode("utf-16"), MISMATCH),
@@ -381,33 +320,28 @@ JSON_TRICKS: dict[str, tuple[Callable[[str], str | bytes], str]] = {
     "a byte order mark": (lambda body: "\ufeff" + body, "body: starts with a byte order mark"),
     "a null byte in a text": (lambda body: body.replace("Payment", "Pay\0ment"), NOT_JSON),
     "a null byte at the end": (lambda body: body + "\0", NOT_JSON),
-    "an escaped null in an id": (lambda body: body.replace("pay_", "\\u0000"), "paymentId: holds a character that"),
-    "text that runs backwards": (lambda body: body.replace("pay_", "\u202e"), "paymentId: holds a character that"),
-    "half an escaped character": (lambda body: body.replace("Payment", "\\ud800"), "body: holds half of a surrogate"),
+    "an escaped null in an id": (lambda body: body.replace("pay_", "\\u0000"), "paymentId: contains an unprintable"),
+    "right-to-left text in an id": (lambda body: body.replace("pay_", "\u202e"), "paymentId: contains an unprintable"),
+    "half an escaped character": (
+        lambda body: body.replace("Payment", "\\ud800"),
+        "body: contains an unpaired surrogate",
+    ),
     "two halves in the wrong order": (
         lambda body: more(body, '"\\udc00\\ud800": 1'),
-        "body: holds half of a surrogate",
+        "body: contains an unpaired surrogate",
     ),
-    "a body after the body": (lambda body: body + body, NOT_JSON),
-    "a letter after the body": (lambda body: body + "x", NOT_JSON),
-    "a comment": (lambda body: "/* */" + body, NOT_JSON),
-    "a comma too many": (lambda body: body.replace("}", ",}"), NOT_JSON),
     "apostrophes": (lambda body: body.replace('"', "'"), NOT_JSON),
-    "a list": (lambda body: f"[{body}]", "body: must be a JSON object, not an array"),
     "a text": (json.dumps, "body: must be a JSON object, not a string"),
-    "null": (lambda _: "null", "body: must be a JSON object, not null"),
     "blanks": (lambda _: " \r\n\t", "body: is empty"),
     "an empty object": (lambda _: "{}", "orderId: is missing; paymentId: is missing; userId: is missing"),
     "no body, signed as such": (lambda _: "", MISMATCH),
-    "an id of blanks": (lambda body: body.replace(USER_ID, "   "), "userId: must not be empty"),
-    "an endless id": (lambda body: body.replace(USER_ID, "u" * 30_000), "userId: is longer than 128 characters"),
-    "10,000 unknown members": (lambda body: more(body, ", ".join(f'"{n}":0' for n in range(10_000))), MISMATCH),
     "a byte too many": (lambda body: body.ljust(MAX_BODY_BYTES + 1), "body: is larger than 32768 bytes"),
     "a byte too many, with fewer characters": (
         lambda body: body.replace("Payment", "\u0e01" * (MAX_BODY_BYTES // 3)),
         "body: is larger than 32768 bytes",
     ),
-    # What is cut no longer has the signature of the whole.
+    # API Gateway cuts these, so the signature of the whole body no longer matches.
+    "10,000 unknown members": (lambda body: more(body, ", ".join(f'"{n}":0' for n in range(10_000))), MISMATCH),
     "300 KB": (lambda body: body.ljust(300_000), MISMATCH),
 }
 
@@ -417,7 +351,7 @@ def more(body: str, members: str) -> str:
 
 
 @pytest.mark.parametrize("name", JSON_TRICKS)
-def test_a_wrong_body_is_refused_though_the_bank_signed_it(
+def test_a_malformed_body_is_refused_even_if_the_bank_signed_it(
     guarded: Guarded, body: str, order_id: str, name: str
 ) -> None:
     alter, error = JSON_TRICKS[name]
@@ -440,8 +374,8 @@ STATE_MEMBERS = [
 
 
 @pytest.mark.parametrize("members", STATE_MEMBERS)
-def test_members_of_the_workflows_own_state_switch_nothing_off(
-    guarded: Guarded, make_body: MakeBody, order_id: str, members: dict[str, Any]
+def test_members_named_like_the_workflows_state_switch_nothing_off(
+    guarded: Guarded, make_body: MakeBody, order_id: str, members: Body
 ) -> None:
     guarded.put_order(order_id)
     assert_refused(guarded.send(make_body(**members), {"Content-Type": "application/json"}), NOT_SIGNED)
@@ -449,7 +383,7 @@ def test_members_of_the_workflows_own_state_switch_nothing_off(
 
     contradicting = make_body(amount=1, **members)
     assert_refused_without_a_reason(guarded.send(contradicting, signed(contradicting)))
-    assert guarded.payloads_so_far(order_id) == []
+    assert guarded.payloads_of(order_id) == []
 
 
 @pytest.mark.parametrize(
@@ -466,8 +400,8 @@ def test_members_of_the_workflows_own_state_switch_nothing_off(
         pytest.param({"paymentId": "payment-of-another-order"}, id="another order's payment"),
     ],
 )
-def test_a_signed_callback_that_contradicts_its_order_pays_nothing_and_learns_nothing(
-    guarded: Guarded, make_body: MakeBody, order_id: str, changes: dict[str, Any]
+def test_a_signed_callback_that_contradicts_its_order_pays_nothing(
+    guarded: Guarded, make_body: MakeBody, order_id: str, changes: Body
 ) -> None:
     guarded.put_order(order_id)
     item = {"paymentId": {"S": "payment-of-another-order"}, "orderId": {"S": "1"}, "amount": {"N": str(TOTAL)}}
@@ -475,19 +409,19 @@ def test_a_signed_callback_that_contradicts_its_order_pays_nothing_and_learns_no
     body = make_body(**changes)
     answer = guarded.send(body, signed(body))
     assert_refused_without_a_reason(answer)
-    assert guarded.payloads_so_far(json.loads(body)["orderId"]) == []
+    assert guarded.payloads_of(json.loads(body)["orderId"]) == []
 
 
-def test_an_amount_that_only_a_float_takes_for_the_total_pays_nothing(
+def test_an_amount_that_equals_the_total_only_as_a_float_pays_nothing(
     guarded: Guarded, body: str, order_id: str
 ) -> None:
     almost = body.replace("2339.0", "2339.00000000000000000000000000000001")
     assert float(json.loads(almost)["amount"]) == TOTAL
     assert_refused_without_a_reason(guarded.send(almost, signed(almost)))
-    assert guarded.payloads_so_far(order_id) == []
+    assert guarded.payloads_of(order_id) == []
 
 
-# How it is sent
+# The request
 
 
 @pytest.mark.parametrize(
@@ -510,7 +444,7 @@ def test_an_amount_that_only_a_float_takes_for_the_total_pays_nothing(
         ("POST", "*"),
     ],
 )
-def test_what_is_not_the_one_method_of_the_one_path_is_not_found_though_it_is_signed(
+def test_a_signed_callback_by_another_method_or_path_is_not_found(
     guarded: Guarded, body: str, order_id: str, method: str, path: str
 ) -> None:
     answer = guarded.send(body, signed(body) | {"X-HTTP-Method-Override": "POST"}, method, path)
@@ -531,7 +465,7 @@ def test_what_is_not_the_one_method_of_the_one_path_is_not_found_though_it_is_si
         "http://elsewhere.example/bankapp/callback",
     ],
 )
-def test_another_way_to_write_the_path_leads_to_the_same_door(
+def test_another_spelling_of_the_path_meets_the_same_check(
     guarded: Guarded, body: str, order_id: str, path: str
 ) -> None:
     assert_refused(guarded.send(body, {"Content-Type": "application/json"}, path=path), NOT_SIGNED)
@@ -552,7 +486,7 @@ def test_another_way_to_write_the_path_leads_to_the_same_door(
         "*/*",
     ],
 )
-def test_another_content_type_is_refused_though_it_is_signed(
+def test_a_signed_callback_of_another_content_type_is_refused(
     guarded: Guarded, body: str, order_id: str, content_type: str
 ) -> None:
     answer = guarded.send(body, signed(body) | {"Content-Type": content_type})
@@ -560,19 +494,19 @@ def test_another_content_type_is_refused_though_it_is_signed(
     assert_untouched(guarded, order_id)
 
 
-def test_without_a_content_type_a_call_of_aws_is_a_callback_like_any_other(guarded: Guarded) -> None:
+def test_an_aws_call_without_a_content_type_is_treated_as_a_callback(guarded: Guarded) -> None:
     call = json.dumps({"stateMachineArn": guarded.stack.outputs["StateMachineArn"], "name": "chosen", "input": "{}"})
     assert_refused(guarded.send(call), NOT_SIGNED)
 
 
-def test_a_charset_does_not_change_what_the_bytes_are(guarded: Guarded, body: str, order_id: str) -> None:
+def test_a_charset_does_not_change_how_the_bytes_are_read(guarded: Guarded, body: str, order_id: str) -> None:
     content = body.encode("utf-16")
     headers = signed_bytes(content) | {"Content-Type": "application/json; charset=utf-16"}
     assert_refused(guarded.send(content, headers), MISMATCH)
     assert_untouched(guarded, order_id)
 
 
-def test_a_body_over_ten_megabytes_is_not_even_looked_at(guarded: Guarded, body: str, order_id: str) -> None:
+def test_a_signed_body_over_ten_megabytes_is_refused(guarded: Guarded, body: str, order_id: str) -> None:
     huge = body.ljust(10 * 1024 * 1024 + 1)
     assert_refused(guarded.send(huge, signed(huge)), "Request Too Long", 413)
     assert_untouched(guarded, order_id)
@@ -582,16 +516,16 @@ def test_a_body_over_ten_megabytes_is_not_even_looked_at(guarded: Guarded, body:
     ("head", "status", "error"),
     [
         pytest.param("Content-Length: {less}", 500, MISMATCH, id="a length that is too small"),
-        pytest.param("Content-Length: {more}", 400, "Invalid request body", id="a length that is too great"),
+        pytest.param("Content-Length: {more}", 400, "Invalid request body", id="a length that is too large"),
         pytest.param("Content-Length: -1", 500, MISMATCH, id="a negative length"),
-        pytest.param("Content-Length: 0x10", 500, MISMATCH, id="a length that is no number"),
+        pytest.param("Content-Length: 0x10", 500, MISMATCH, id="a length that is not a number"),
         pytest.param("Host: local", 500, MISMATCH, id="no length"),
         pytest.param("Content-Length: {all}\r\nContent-Length: {less}", 500, MISMATCH, id="two lengths"),
-        pytest.param("Transfer-Encoding: chunked", 400, "Invalid request body", id="chunks that are none"),
+        pytest.param("Transfer-Encoding: chunked", 400, "Invalid request body", id="a body that is not in chunks"),
         pytest.param("Transfer-Encoding: x-chunked", 500, MISMATCH, id="an unknown encoding"),
     ],
 )
-def test_a_length_that_is_a_lie_makes_no_callback(
+def test_a_false_length_makes_no_callback(
     guarded: Guarded, body: str, order_id: str, head: str, status: int, error: str
 ) -> None:
     content = body.encode()
@@ -612,7 +546,7 @@ def test_a_length_that_is_a_lie_makes_no_callback(
         pytest.param(b"a00001\r\n%(huge)s\r\n0\r\n\r\n", 413, "Request Too Long", id="more than ten megabytes"),
     ],
 )
-def test_chunks_that_are_wrong_make_no_callback(
+def test_malformed_chunks_make_no_callback(
     guarded: Guarded, body: str, order_id: str, chunks: bytes, status: int, error: str
 ) -> None:
     content = body.encode()
@@ -629,7 +563,7 @@ def test_chunks_that_are_wrong_make_no_callback(
     assert_untouched(guarded, order_id)
 
 
-def test_a_request_hidden_behind_another_is_not_taken(guarded: Guarded, body: str, order_id: str) -> None:
+def test_a_request_hidden_behind_another_is_ignored(guarded: Guarded, body: str, order_id: str) -> None:
     content = body.encode()
     hidden = b"POST /bankapp/callback HTTP/1.1\r\nHost: local\r\n%sContent-Length: %d\r\n\r\n%s" % (
         lines(signed(body)),
@@ -642,7 +576,7 @@ def test_a_request_hidden_behind_another_is_not_taken(guarded: Guarded, body: st
 
 
 @pytest.mark.parametrize("claim", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "True-Client-IP", "Host"])
-def test_a_caller_who_is_not_on_the_allow_list_is_turned_away_though_he_has_the_key(
+def test_a_caller_outside_the_allow_list_is_refused_even_with_the_key(
     guarded: Guarded, body: str, order_id: str, claim: str
 ) -> None:
     answer = guarded.send(body, signed(body) | {claim: "127.0.0.1"}, source="127.0.0.2")
@@ -650,21 +584,13 @@ def test_a_caller_who_is_not_on_the_allow_list_is_turned_away_though_he_has_the_
     assert_untouched(guarded, order_id)
 
 
-# What is left of all of it
+def test_a_flood_of_forgeries_sends_one_email_and_logs_each(guarded: Guarded, body: str) -> None:
+    def subjects() -> list[str]:
+        return [mail["Subject"] for mail in guarded.server.views.mails()]
 
-
-def test_every_execution_came_to_its_end(guarded: Guarded) -> None:
-    assert guarded.statuses() == {"SUCCEEDED"}
-
-
-def test_only_what_the_bank_sent_was_dispatched(guarded: Guarded) -> None:
-    orders = {json.loads(payload)["orderId"] for payload in guarded.payloads_of("", at_least=0)}
-    assert all(order.startswith(GENUINE) for order in orders)
-
-
-def test_each_kind_of_attack_is_mailed_but_not_each_attack(guarded: Guarded) -> None:
-    errors = guarded.server.desk.errors()
-    subjects = [mail["Subject"] for mail in guarded.server.desk.mails()]
-    assert {f"[local] BankApp callback failed: {error['error']}" for error in errors} == set(subjects)
-    # A mail whose answer was lost, or whose window could not be noted, is sent twice.
-    assert len(subjects) * 10 < len(errors)
+    answers = [guarded.send(body, {"Content-Type": "application/json"}) for _ in range(10)]
+    before = len(subjects())
+    answers += [guarded.send(body, {"Content-Type": "application/json"}) for _ in range(10)]
+    assert all(len(guarded.errors_of(answer)) == 1 for answer in answers)
+    assert len(subjects()) == before
+    assert "[local] BankApp callback failed: InvalidSignature" in subjects()

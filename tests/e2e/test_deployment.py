@@ -1,15 +1,14 @@
-"""A deployment that cannot work fails, and leaves what is deployed at work."""
+"""A deployment that cannot work fails, and leaves the deployed version running."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from local.stack import STACK_NAME
-from tests.e2e.conftest import Local
+from tests.e2e.conftest import Local, MakeBody
 
-NOBODY = {
+WRONG: dict[str, dict[str, str]] = {
     "SignatureMode": {"BankSecretName": "nobody"},
     "CrossCheckMode": {"OrderTableName": "nobodys-orders"},
     "InquiryMode": {},
@@ -17,13 +16,13 @@ NOBODY = {
 MISSING = {
     "SignatureMode": "VerifySignature, secret nobody: ",
     "CrossCheckMode": "CrossCheckPayment, table nobodys-orders with key orderId: ",
-    # The local stack's secret has keys, and nothing of the bank itself.
-    "InquiryMode": "InquirePayment, secret kbank-local: The secret has no inquiry",
+    # The local stack's secret has keys, but not the bank's address.
+    "InquiryMode": "InquirePayment, secret kbank-local: The secret needs inquiry with",
 }
 
 
 def update(local: Local, **parameters: str) -> str:
-    """Update the stack with other parameters; return how that ended."""
+    """Update the stack with these parameters; return its final status."""
     cloudformation = local.stack.client("cloudformation")
     (stack,) = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
     kept = [
@@ -51,13 +50,13 @@ def status_of(cloudformation: Any) -> str:
     return status
 
 
-@pytest.mark.parametrize("mode", NOBODY)
-def test_a_check_without_what_it_needs_is_not_deployed(local: Local, make_body: Callable[..., str], mode: str) -> None:
+@pytest.mark.parametrize("mode", WRONG)
+def test_a_check_without_its_prerequisites_is_not_deployed(local: Local, make_body: MakeBody, mode: str) -> None:
     stepfunctions = local.stack.client("stepfunctions")
     machine_arn = local.stack.outputs["StateMachineArn"]
     before = stepfunctions.describe_state_machine(stateMachineArn=machine_arn)
 
-    assert update(local, **{mode: "enforce"}, **NOBODY[mode]) == "UPDATE_ROLLBACK_COMPLETE"
+    assert update(local, **{mode: "enforce"}, **WRONG[mode]) == "UPDATE_ROLLBACK_COMPLETE"
 
     events = local.stack.client("cloudformation").describe_stack_events(StackName=STACK_NAME)["StackEvents"]
     reasons = [

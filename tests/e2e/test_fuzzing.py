@@ -1,4 +1,4 @@
-"""Every answer is as the OpenAPI document says, whatever is sent; what it allows is taken, the rest is not."""
+"""Every answer conforms to openapi.yaml, which also decides which callbacks are accepted."""
 
 import json
 import uuid
@@ -28,8 +28,8 @@ CONFORMANCE = [
 ]
 
 
-def is_callback(body: bytes | str | None) -> bool:
-    """Tell whether a body is what the document allows."""
+def is_callback(body: Any) -> bool:
+    """Return whether the document allows a body."""
     try:
         document: Any = json.loads(body or "{}")
     except ValueError:
@@ -50,12 +50,8 @@ def is_callback(body: bytes | str | None) -> bool:
 def test_every_answer_is_as_documented(local: Local, mode: GenerationMode, data: st.DataObject) -> None:
     case = data.draw(OPERATION.as_strategy(generation_mode=mode))
     if isinstance(case.body, dict) and CALLBACK.is_valid(case.body):
-        # Otherwise it may contradict an earlier one, and be refused for that.
+        # Otherwise it could contradict an earlier one and be refused for that.
         case.body["paymentId"] = uuid.uuid4().hex
     response = case.call(base_url=local.server.url, timeout=ANSWER_SECONDS)
     case.validate_response(response, checks=CONFORMANCE)
     assert response.status_code == (200 if is_callback(response.request.body) else 500), response.text
-
-
-def test_no_execution_ended_otherwise_than_in_an_answer(local: Local) -> None:
-    assert local.statuses() == {"SUCCEEDED"}

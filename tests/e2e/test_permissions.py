@@ -1,4 +1,4 @@
-"""Each permission of a task's role is needed: without any single one, under IAM enforcement, some call is refused."""
+"""Each permission of a task's role is needed: without it, IAM refuses a call of the task."""
 
 import json
 import uuid
@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 from boto3.dynamodb.types import TypeSerializer
 
-from local.desk import PROCESS_PAID
-from tests.e2e.conftest import Local, changed_policies, without_permissions
+from local.views import PROCESS_PAID
+from tests.e2e.conftest import Local, MakeBody, changed_policies, without_permissions
 from tests.outcomes import body_of
 from tests.sources import CHECKS, FUNCTIONS, statements_of
-
-MakeBody = Callable[..., str]
 
 RECORDS = "payment3-wallet-callback-record-local"
 ERRORS = "payment3-callback-error-log-local"
@@ -22,7 +20,7 @@ RECEIVED_AT = "2026-11-22T10:00:00.000Z"
 
 
 class Task:
-    """One function of the stack with ids of this test's own."""
+    """One function of the stack, with an id that only this test uses."""
 
     def __init__(self, local: Local, name: str) -> None:
         self._local = local
@@ -38,7 +36,7 @@ class Task:
         return text
 
     def items(self, table: str) -> str:
-        """Return what a table holds, as text."""
+        """Return all items of a table as text."""
         return str(self._local.stack.client("dynamodb").scan(TableName=table)["Items"])
 
     def put(self, table: str, **item: Any) -> None:
@@ -47,7 +45,7 @@ class Task:
 
     @property
     def answer_url(self) -> str:
-        """Where the emulator takes the answers of custom resources; it throws away what it has not asked for."""
+        """Where the emulator receives the answers of custom resources; it ignores any that it does not expect."""
         return f"{self._local.stack.endpoint}/_ministack/cfn-response/{self.id}"
 
     @property
@@ -77,14 +75,14 @@ def dispatch(task: Task) -> str:
     return task.run(channel="BankApp", function=PROCESS_PAID, table=RECORDS, callback=task.callback)
 
 
-def dispatch_and_note(task: Task) -> str:
-    """A note that is refused fails nothing; the claim does not say which delivery was dispatched."""
+def dispatch_and_store(task: Task) -> str:
+    """A refused update fails nothing; the claim does not say which delivery was dispatched."""
     dispatch(task)
     return "" if task.id in task.items("payment3-payment-idempotency-local") else "UpdateItem operation"
 
 
 def dispatch_in_vain(task: Task) -> str:
-    """What Lambda does not take gives its claim back; the role may not invoke this one anyhow."""
+    """A failed invoke releases its claim; the role may not invoke this function anyway."""
     return task.run(channel="BankApp", function="another", table=RECORDS, callback=task.callback)
 
 
@@ -101,7 +99,7 @@ def report(task: Task) -> str:
 
 
 def report_and_count(task: Task) -> str:
-    """A count that is refused fails nothing, and the mail goes out."""
+    """A refused count fails nothing, and the e-mail goes out."""
     report(task)
     return "" if task.id in task.items("payment3-callback-alert-local") else "UpdateItem operation"
 
@@ -182,7 +180,7 @@ def deploy_cross_check(task: Task) -> str:
     return deploy(task, "CrossCheckMode")
 
 
-# Function, action, the end of the resource where there are several, and what makes the call.
+# Function, action, end of the resource (if there are several), and the function that makes the call.
 PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("VerifySignature", "secretsmanager:GetSecretValue", "", verify),
     ("SaveCallbackRecord", "dynamodb:PutItem", "", save),
@@ -192,7 +190,7 @@ PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("InvokeProcessPaid", "dynamodb:PutItem", "", dispatch),
     ("InvokeProcessPaid", "dynamodb:Query", "", dispatch),
     ("InvokeProcessPaid", "lambda:InvokeFunction", "", dispatch),
-    ("InvokeProcessPaid", "dynamodb:UpdateItem", "", dispatch_and_note),
+    ("InvokeProcessPaid", "dynamodb:UpdateItem", "", dispatch_and_store),
     ("InvokeProcessPaid", "dynamodb:DeleteItem", "", dispatch_in_vain),
     ("WriteErrorLog", "dynamodb:UpdateItem", "", report),
     ("SendErrorEmail", "dynamodb:UpdateItem", "", report_and_count),
@@ -220,7 +218,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def without(action: str, resource: str) -> Callable[[Any], Any]:
-    """Return what takes one action, on the resources that end so, out of a policy."""
+    """Return a function that removes an action, on resources that end with `resource`, from a policy."""
 
     def change(policy: Any) -> Any:
         statements = []
@@ -241,24 +239,24 @@ def without(action: str, resource: str) -> Callable[[Any], Any]:
 
 
 @pytest.mark.parametrize(("function", "action", "resource", "make_call"), PERMISSIONS)
-def test_a_permission_that_is_taken_away_is_missed(
+def test_a_call_is_refused_without_its_permission(
     local: Local, function: str, action: str, resource: str, make_call: Callable[[Task], str]
 ) -> None:
     operation = "Invoke" if action == "lambda:InvokeFunction" else action.partition(":")[2]
     refused = f"{operation} operation"
-    # In this order, because what was read with the permission is remembered without it.
+    # In this order, because a process keeps what it read while it had the permission.
     with changed_policies(local, function, without(action, resource)):
         assert refused in make_call(Task(local, function))
     assert refused not in make_call(Task(local, function))
 
 
-def test_every_permission_of_every_task_is_among_them() -> None:
+def test_the_list_covers_every_permission_of_every_task() -> None:
     given = {
         (function, action)
         for function in FUNCTIONS
         for statement in statements_of(f"{function}Role")
         for action in statement["Action"]
-        # The emulator lets everybody write logs and traces.
+        # The emulator lets every function write logs and traces.
         if not action.startswith(("logs:", "xray:"))
     }
     assert given == {(function, action) for function, action, _, _ in PERMISSIONS}
@@ -276,7 +274,7 @@ def test_a_step_without_its_permissions_fails_and_is_reported(local: Local, make
     assert local.post(make_body()).status == 200
 
 
-def test_without_its_permissions_the_error_log_stays_empty_and_the_other_reports_go_out(local: Local) -> None:
+def test_the_other_reports_go_out_if_the_error_log_cannot_be_written(local: Local) -> None:
     with without_permissions(local, "WriteErrorLog"):
         answer = local.post("{}")
     assert answer.status == 500
@@ -284,7 +282,7 @@ def test_without_its_permissions_the_error_log_stays_empty_and_the_other_reports
     assert len(local.mails_of(answer)) == len(local.sentry_events_of(answer)) == 1
 
 
-def test_without_its_permissions_no_mail_goes_out_but_the_other_reports_do(local: Local) -> None:
+def test_the_other_reports_go_out_if_no_email_can_be_sent(local: Local) -> None:
     with without_permissions(local, "SendErrorEmail"):
         answer = local.post("{}")
     assert answer.status == 500

@@ -1,7 +1,8 @@
-"""`make run` and `make demo` as a person uses them."""
+"""`make run` and `make demo` as a newcomer uses them."""
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from local.__main__ import post
+from local.__main__ import SAMPLE, post
 from local.stack import ROOT, free_ports
 from tests.outcomes import FAILURE_MESSAGE, OUTCOMES, body_of
 from tests.workflow.paths import PAID
@@ -53,7 +54,7 @@ def get(port: int, view: str) -> Any:
 
 
 def listening_addresses(port: int) -> set[str]:
-    """The addresses that are listened on at a port, as the kernel writes them."""
+    """Return the addresses that listen on a port, as the kernel writes them."""
     rows = [row.split() for family in ("tcp", "tcp6") for row in Path("/proc/net", family).read_text().splitlines()[1:]]
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port}
 
@@ -64,12 +65,20 @@ def processes_with(text: str) -> list[str]:
         try:
             if text.encode() in file.read_bytes():
                 lines.append(file.with_name("cmdline").read_text().replace("\0", " "))
-        except OSError:  # it has ended meanwhile
+        except OSError:  # it has just ended
             continue
     return lines
 
 
-def test_it_shows_a_paid_callback_keeps_its_state_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def run_local(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_command(sys.executable, "-m", "local", *arguments)
+
+
+def test_it_shows_a_callback_keeps_its_state_and_leaves_nothing_behind(tmp_path: Path) -> None:
     output, state = tmp_path / "output", f"STATE={tmp_path / 'state'}"
     called_once = f"process-paid  called 1x with {body_of('paid')}\n"
     with running(output, state) as (process, api_port, aws_port):
@@ -77,18 +86,22 @@ def test_it_shows_a_paid_callback_keeps_its_state_and_leaves_nothing_behind(tmp_
         assert "answer        200" in shown
         assert f"states        {' > '.join(PAID)}\n" in shown
         assert called_once in shown
-        assert f"make demo API_PORT={api_port} " in shown
+        assert f"  make demo API_PORT={api_port}\n" in shown
         loopback = "0100007F"
         assert listening_addresses(api_port) == listening_addresses(aws_port) == {loopback}
         assert listening_addresses(8883) == set()
 
-        demo = subprocess.run(
-            [sys.executable, "-m", "local", "demo", "--api-port", str(api_port)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        send, read, *_ = (shlex.split(line) for line in shown.splitlines() if line.startswith("  curl"))
+        sent = run_command(*send, "--silent", "--show-error")
+        assert json.loads(sent.stdout)["processing"] is True, sent.stderr
+        outcome = json.loads(run_command(*read, "--silent", "--show-error").stdout)
+        # The order of the printed commands is that of events/paid.json, which was sent first.
+        assert [execution["answer"]["body"] for execution in outcome["executions"]][1:] == [json.loads(sent.stdout)]
+        assert [record["paymentId"] for record in outcome["records"]] == ["pay_bankapp_123", "pay_1"]
+        assert [call["payload"] for call in outcome["process-paid"]] == [body_of("paid"), SAMPLE]
+        assert outcome["errors"] == outcome["mails"] == outcome["sentry"] == []
+
+        demo = run_local("demo", "--api-port", str(api_port))
         played = {line.split()[0]: int(line.split()[1]) for line in demo.stdout.splitlines()[1:]}
         assert played == {name: outcome.status for name, outcome in OUTCOMES.items()}
 
@@ -99,14 +112,14 @@ def test_it_shows_a_paid_callback_keeps_its_state_and_leaves_nothing_behind(tmp_
         assert processes_with(f"GATEWAY_PORT={aws_port}") == []
 
     with running(output, state) as (_, api_port, _):
-        # Those of the demo are not its own.
+        # The state of the first start has the payment's one call; this delivery is a duplicate.
         assert called_once in output.read_text()
-        # One callback of either start, and what the demo recorded in between.
+        # One callback of each start, the printed command, and the demo's.
         recorded = sum(outcome.status == 200 for outcome in OUTCOMES.values())
-        assert len(get(api_port, "records")) == 2 + recorded
+        assert len(get(api_port, "records")) == 3 + recorded
 
 
-def test_the_templates_parameters_are_deployed_and_a_refused_callback_is_shown(tmp_path: Path) -> None:
+def test_parameters_are_deployed_and_a_refused_callback_is_shown(tmp_path: Path) -> None:
     output = tmp_path / "output"
     parameters = "PARAMETERS=SignatureMode=enforce ThrottleRate=1 ThrottleBurst=3"
     with running(output, parameters) as (_, api_port, _):
@@ -131,29 +144,17 @@ def test_the_templates_parameters_are_deployed_and_a_refused_callback_is_shown(t
     ("word", "error"),
     [("SignatureMode", "'SignatureMode' is not NAME=VALUE"), ("SignatureMod=on", "has no parameter 'SignatureMod'")],
 )
-def test_a_word_that_is_no_parameter_is_said_clearly(word: str, error: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "local", "run", "--parameters", "ThrottleRate=1", word],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_an_unknown_parameter_is_reported_clearly(word: str, error: str) -> None:
+    run = run_local("run", "--parameters", "ThrottleRate=1", word)
     assert run.returncode == 2
     assert error in run.stderr
 
 
-def test_a_port_in_use_is_said_clearly() -> None:
+def test_a_port_in_use_is_reported_clearly() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for option, variable in (("--api-port", "API_PORT"), ("--aws-port", "AWS_PORT")):
-            run = subprocess.run(
-                [sys.executable, "-m", "local", "run", *("--api-port", str(free_ports(1)[0])), option, str(port)],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            run = run_local("run", "--api-port", str(free_ports(1)[0]), option, str(port))
             assert run.returncode == 1
             assert run.stderr.startswith(f"Port {port} is in use: ")
             assert f"{variable}=" in run.stderr
@@ -161,12 +162,6 @@ def test_a_port_in_use_is_said_clearly() -> None:
 
 def test_a_demo_without_a_stack_says_what_to_start() -> None:
     (port,) = free_ports(1)
-    run = subprocess.run(
-        [sys.executable, "-m", "local", "demo", "--api-port", str(port)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_local("demo", "--api-port", str(port))
     assert run.returncode == 1
     assert f"make run API_PORT={port}`" in run.stderr
