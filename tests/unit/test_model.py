@@ -76,6 +76,9 @@ def event_body(name: str) -> str:
         ('{"a": 1}}', "body: is not JSON (Extra data, line 1 column 9)"),
         ('{\n"a": 01}', "body: is not JSON (Expecting ',' delimiter, line 2 column 7)"),
         ('{"a": "\t"}', "body: is not JSON (Invalid control character at, line 1 column 8)"),
+        ('{"a": 0x923}', "body: is not JSON (Expecting ',' delimiter, line 1 column 8)"),
+        ('{"a": 1,}', "body: is not JSON (Expecting property name enclosed in double quotes, line 1 column 9)"),
+        ("/* */{}", "body: is not JSON (Expecting value, line 1 column 1)"),
         ("\ufeff{}", "body: starts with a byte order mark"),
         ("[" * 20_000, "body: is nested too deeply"),
         ("[" * 100_000, "body: is larger than 32768 bytes"),
@@ -91,6 +94,11 @@ def event_body(name: str) -> str:
 )
 def test_a_body_that_is_not_a_json_object_is_refused(body: object, message: str) -> None:
     assert refusal(body) == message
+
+
+@pytest.mark.parametrize("name", ["OrderId", "\u043erderId"], ids=ascii)
+def test_a_similar_name_is_another_field(name: str) -> None:
+    assert refusal(body_with(orderId=ABSENT, **{name: "1"})) == "orderId: is missing"
 
 
 @pytest.mark.parametrize("character", ["a", "ก", "🎉"])

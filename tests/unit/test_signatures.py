@@ -233,6 +233,8 @@ def test_a_header_that_is_missing_empty_or_not_text_is_named(header: str, value:
     [
         "v1",
         "v1,",
+        "none",
+        f"v1,{signature().removeprefix('v1,').lower()}",
         "v1,,",
         " ",
         "v1,not base64!",
