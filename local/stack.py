@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import boto3
 from botocore.config import Config
-from samcli.yamlhelper import yaml_dump, yaml_parse  # type: ignore[import-untyped]
+from samcli.yamlhelper import yaml_dump, yaml_parse
 
 ROOT = Path(__file__).parent.parent
 BUILDS = ROOT / ".aws-sam/local"
