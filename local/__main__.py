@@ -32,7 +32,10 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="start the stack and serve it until Ctrl-C")
     run_parser.add_argument(
-        "--aws-port", type=int, default=int(os.environ.get("AWS_PORT", "4566")), help="the emulator's (%(default)s)"
+        "--aws-port",
+        type=int,
+        default=int(os.environ.get("AWS_PORT", "4566")),
+        help="port of the emulator (%(default)s)",
     )
     run_parser.add_argument("--state", type=Path, help="a folder that keeps tables and executions for the next start")
     run_parser.add_argument(
@@ -50,7 +53,7 @@ def main() -> int:
             "--api-port",
             type=int,
             default=int(os.environ.get("API_PORT", DEFAULT_API_PORT)),
-            help="the API's (%(default)s)",
+            help="port of the API (%(default)s)",
         )
     arguments = parser.parse_args()
     # A shell starts background jobs with SIGINT ignored.
