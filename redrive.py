@@ -6,26 +6,20 @@ that was dispatched is not dispatched again.
 
 import argparse
 import json
-import os
 import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-REGION = "ap-southeast-1"
-LOCAL_STACK = "payment3-callback-local"
+import stacks
+from stacks import StackError
+
 PAGE = 20
 POLL_SECONDS = 0.5
-
-
-class RedriveError(Exception):
-    """The healing workflow cannot run; the message says why."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(_join_ids(sys.argv[1:] if arguments is None else arguments))
     try:
-        client = _client_maker(options)
-        machine_arn = _machine_arn(client("cloudformation"), LOCAL_STACK if options.local else options.stack)
+        client = stacks.client_maker(options)
+        machine_arn = stacks.output_of(client("cloudformation"), options, "HealingStateMachineArn")
         return redrive(client("stepfunctions"), machine_arn, _selection(options))
-    except RedriveError as error:
+    except StackError as error:
         print(error, file=sys.stderr)
     except (BotoCoreError, ClientError) as error:
         print(f"AWS: {error}", file=sys.stderr)
@@ -83,10 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--order", metavar="ID", help="all failed deliveries of an order")
     what.add_argument("--since", metavar="TIME", help="all failures since a time, such as 2026-11-22T10:00:00+07:00")
     parser.add_argument("--dry-run", action="store_true", help="only list the failures")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--stack", metavar="NAME", help="the CloudFormation stack, such as payment3-callback-prod")
-    where.add_argument("--local", action="store_true", help="the stack of `make run`, at AWS_PORT")
-    parser.add_argument("--region", default=os.environ.get("AWS_REGION", REGION), help="its region (%(default)s)")
+    stacks.add_options(parser)
     return parser
 
 
@@ -94,26 +85,6 @@ def _selection(options: argparse.Namespace) -> dict[str, Any]:
     chosen = {"requestId": options.request, "orderId": options.order, "since": options.since}
     selection: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     return selection | {"limit": PAGE} | ({"dryRun": True} if options.dry_run else {})
-
-
-def _client_maker(options: argparse.Namespace) -> Callable[[str], Any]:
-    if not options.local:
-        return partial(boto3.client, region_name=options.region)
-    return partial(
-        boto3.client,
-        region_name=REGION,
-        endpoint_url=f"http://127.0.0.1:{os.environ.get('AWS_PORT', '4566')}",
-        aws_access_key_id="000000000000",
-        aws_secret_access_key="local",  # noqa: S106 the emulator accepts any
-    )
-
-
-def _machine_arn(cloudformation: Any, stack: str) -> str:
-    (described,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
-    if "HealingStateMachineArn" not in outputs:
-        raise RedriveError(f"The stack {stack} has no output HealingStateMachineArn; is it the callback's?")
-    return str(outputs["HealingStateMachineArn"])
 
 
 def _pages(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -134,7 +105,7 @@ def _run(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> dic
         time.sleep(POLL_SECONDS)
     if execution["status"] != "SUCCEEDED":
         reason = f"{execution.get('error', '')}: {_message(execution.get('cause', ''))}"
-        raise RedriveError(f"{started['executionArn']} {execution['status']}\n{reason}")
+        raise StackError(f"{started['executionArn']} {execution['status']}\n{reason}")
     output: dict[str, Any] = json.loads(execution["output"])
     return output
 
