@@ -15,7 +15,7 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 SUITE := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 ORDINARY := -m "not exhaustive"
 
-.PHONY: help run demo redrive test test-exhaustive unit workflow e2e check format-check lint types template deploy format lock clean
+.PHONY: help run demo redrive mark-dispatched test test-exhaustive unit workflow e2e check format-check lint types template deploy format lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 17
@@ -28,6 +28,9 @@ demo: .venv/ready  ## Send every file of events/ to the running stack
 
 redrive: .venv/ready  ## Redrive failed deliveries; ARGS="--local --since …", ARGS=--help lists the options
 	@$(BIN)/python -m redrive $(ARGS)
+
+mark-dispatched: .venv/ready  ## Mark payments that another system has dispatched; ARGS=--help lists the options
+	@$(BIN)/python -m mark_dispatched $(ARGS)
 
 test: check unit workflow e2e  ## All checks and all tests
 

@@ -1,43 +1,27 @@
 """InvokeProcessPaid: dispatches a paid callback to the function that completes the order, once per payment."""
 
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import boto3
-from aws_lambda_powertools.utilities.idempotency import (
-    DynamoDBPersistenceLayer,
-    IdempotencyConfig,
-    idempotent_function,
-)
-from aws_lambda_powertools.utilities.idempotency.exceptions import (
-    IdempotencyAlreadyInProgressError,
-    IdempotencyInconsistentStateError,
-    IdempotencyPersistenceLayerError,
-    IdempotencyValidationError,
-)
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
+from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
-from callbacks import config, model
-from callbacks.errors import DispatchInProgress, PaymentConflict
+from callbacks import config, ledger
+from callbacks.errors import DispatchUncertain, ServiceUnavailable
+from callbacks.tables import CallbackRecord, bind
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
-CONFLICT = "The payment was delivered before with another amount or user"
-SECONDS_PER_DAY = 24 * 60 * 60
+MAX_REPEATS = int(config.required("MAX_DISPATCH_REPEATS"))
+# What a slow invoke and then a slow write to finish the claim take.
+DISPATCH_TIME = timedelta(seconds=1.5)
 
-# Any one of the four calls may be slow or throttled once within the function's timeout; not all of them.
-CLIENT_CONFIG = Config(connect_timeout=0.5, read_timeout=1, retries={"total_max_attempts": 1})
-CLAIM_CONFIG = Config(connect_timeout=0.5, read_timeout=0.5, retries={"total_max_attempts": 2, "mode": "standard"})
-
-lambda_client = boto3.client("lambda", config=CLIENT_CONFIG)
-dynamodb = boto3.client("dynamodb", config=CLAIM_CONFIG)
-claims = DynamoDBPersistenceLayer(table_name=config.required("IDEMPOTENCY_TABLE"), boto_config=CLAIM_CONFIG)
-idempotency = IdempotencyConfig(
-    event_key_jmespath="[channel, orderId, paymentId]",
-    payload_validation_jmespath="[userId, amount]",
-    raise_on_no_idempotency_key=True,
-    expires_after_seconds=int(config.required("IDEMPOTENCY_DAYS")) * SECONDS_PER_DAY,
-    hash_function="sha256",
+# No retry: if only the answer was lost, it would invoke twice.
+lambda_client = boto3.client(
+    "lambda", config=Config(connect_timeout=0.2, read_timeout=1, retries={"total_max_attempts": 1})
 )
 
 
@@ -48,25 +32,15 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     (what ValidateCallback returned).
     Returns `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted, and `isDuplicate`: true if that was another
     delivery of the same payment.
-    Raises PaymentConflict, DispatchInProgress and ServiceUnavailable.
+    Raises PaymentConflict, DispatchInProgress, DispatchUncertain, DispatchUndecided and ServiceUnavailable.
     """
     callback = event["callback"]
-    # Powertools needs the remaining time: the claim of a killed function expires with the function's timeout.
-    idempotency.register_lambda_context(context)
-    payment = {
-        "channel": event["channel"],
-        "orderId": callback["orderId"],
-        "paymentId": callback["paymentId"],
-        "userId": callback["userId"],
-        "amount": model.canonical_amount(callback["amount"]),
-    }
-    try:
-        with translate_transient_errors():
-            dispatched_by = _dispatch_or_find(payment, event)
-    except IdempotencyValidationError:
-        raise PaymentConflict(CONFLICT) from None
-    except (IdempotencyAlreadyInProgressError, IdempotencyInconsistentStateError) as error:
-        raise DispatchInProgress("Another delivery of the payment is being dispatched") from error
+    attempt = ledger.Attempt(event["channel"], callback, context.aws_request_id)
+    with translate_transient_errors():
+        dispatched_by = ledger.claim(attempt, _time_left(context), MAX_REPEATS, partial(_is_recorded, event))
+    if dispatched_by is None:
+        _dispatch(attempt, event, context)
+        dispatched_by = attempt.delivery_id
     is_duplicate = dispatched_by != callback["deliveryId"]
     logger.info(
         "Payment already dispatched" if is_duplicate else "Process-paid invoked",
@@ -78,63 +52,59 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"dispatchedBy": dispatched_by, "isDuplicate": is_duplicate}
 
 
-def _dispatch_or_find(payment: dict[str, Any], event: dict[str, Any]) -> str:
-    """Return the delivery of the payment that was dispatched: this one or an earlier one."""
-    accepted: list[str] = []
+def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaContext) -> None:
+    """Invoke process-paid for a claimed payment, and finish the claim, or release it if nothing was invoked."""
     try:
-        return str(_dispatch(payment=payment, event=event, accepted=accepted))
-    except IdempotencyPersistenceLayerError:
-        if not accepted:
+        _require_time(context)
+        request_id = _invoke(event["function"], event["callback"]["body"].encode())
+    except DispatchUncertain:
+        raise
+    except Exception:
+        _release(attempt)
+        with translate_transient_errors():
             raise
-        # Lambda accepted the invoke, only the claim was not completed: another attempt would dispatch again.
-        logger.warning("The dispatch could not be stored", deliveryId=accepted[0])
-        return accepted[0]
+    try:
+        ledger.finish(attempt, request_id)
+    except Exception as error:  # noqa: BLE001 - Lambda accepted the invoke: to fail now would dispatch again
+        logger.warning("The dispatch could not be stored", deliveryId=attempt.delivery_id, error=type(error).__name__)
 
 
-@idempotent_function(  # type: ignore[untyped-decorator]
-    data_keyword_argument="payment",
-    persistence_store=claims,
-    config=idempotency,
-    # By default the key contains this function's name: renaming it would forget every payment.
-    key_prefix="payment",
-)
-def _dispatch(*, payment: dict[str, Any], event: dict[str, Any], accepted: list[str]) -> str:
-    """Invoke once per payment; `accepted` receives the dispatched delivery even if completing the claim then fails."""
-    callback = event["callback"]
-    earlier = _find_recorded_dispatch(payment, event["table"])
-    if not earlier:
-        answer = lambda_client.invoke(
-            FunctionName=event["function"], InvocationType="Event", Payload=callback["body"].encode()
-        )
-        # Otherwise the connection stays open until the garbage collector finds it.
-        answer["Payload"].close()
-    accepted.append(earlier or callback["deliveryId"])
-    return accepted[0]
+def _release(attempt: ledger.Attempt) -> None:
+    """Release the claim. If that fails, raise an error that the workflow does not retry: it would use up a repeat."""
+    try:
+        ledger.release(attempt)
+    except Exception as error:
+        raise DispatchUncertain("Nothing was dispatched, but the claim on the payment could not be released") from error
 
 
-def _find_recorded_dispatch(payment: dict[str, Any], table: str) -> str | None:
-    """Return the delivery of the payment that was dispatched according to the records, or None.
+def _require_time(context: LambdaContext) -> None:
+    if _time_left(context) < DISPATCH_TIME:
+        raise ServiceUnavailable("Too little time is left to dispatch the payment and to record it")
 
-    Records show dispatches whose claim was never completed or has expired. Only the latest page is read, 1 MB, so that
-    many deliveries of an order cannot make this slow.
-    Raises PaymentConflict if the dispatched delivery had another amount or user.
-    """
-    answer = dynamodb.query(
-        TableName=table,
-        KeyConditionExpression="orderId = :order",
-        FilterExpression="paymentId = :payment AND channel = :channel AND attribute_exists(dispatchedBy)",
-        ProjectionExpression="dispatchedBy, userId, amount",
-        ExpressionAttributeValues={
-            ":order": {"S": payment["orderId"]},
-            ":payment": {"S": payment["paymentId"]},
-            ":channel": {"S": payment["channel"]},
-        },
-        ConsistentRead=True,
-        ScanIndexForward=False,
-    )
-    for record in answer["Items"]:
-        amount = model.canonical_amount(record["amount"]["N"]) if "amount" in record else None
-        if (record["userId"]["S"], amount) != (payment["userId"], payment["amount"]):
-            raise PaymentConflict(CONFLICT)
-        return record["dispatchedBy"]["S"]
-    return None
+
+def _invoke(function: str, payload: bytes) -> str:
+    """Invoke the function and return the request id. Raises DispatchUncertain if Lambda may have accepted it."""
+    try:
+        answer = lambda_client.invoke(FunctionName=function, InvocationType="Event", Payload=payload)
+    except (ClientError, ConnectTimeoutError, EndpointConnectionError):
+        # Lambda refused it, or never received it.
+        raise
+    except Exception as error:
+        raise DispatchUncertain("Lambda did not answer, so the payment may have been dispatched") from error
+    # Otherwise the connection stays open until the garbage collector finds it.
+    answer["Payload"].close()
+    return answer["ResponseMetadata"].get("RequestId", "unknown")
+
+
+def _time_left(context: LambdaContext) -> timedelta:
+    return timedelta(milliseconds=context.get_remaining_time_in_millis())
+
+
+def _is_recorded(event: dict[str, Any], delivery_id: str) -> bool:
+    """Return whether the record of a delivery of this order shows a dispatch."""
+    records = bind(CallbackRecord, event["table"])
+    try:
+        record = records.get(event["callback"]["orderId"], delivery_id, consistent_read=True)
+    except records.DoesNotExist:
+        return False
+    return record.dispatchedBy is not None

@@ -3,6 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
+from callbacks import ledger
 from callbacks.tables import CallbackRecord, bind, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
@@ -13,7 +14,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     Takes `channel`, `table`, `executionArn`, `callback` (what ValidateCallback returned) and `signature` (the verdict
     of VerifySignature).
-    Returns `deliveryId` and `isNew`: false if an earlier attempt wrote the item. Raises ServiceUnavailable.
+    Returns `deliveryId`, `isNew` (false if an earlier attempt wrote the item) and `payment`: `new`, or what the ledger
+    says of a paid one, `dispatched` or `conflict`. Raises ServiceUnavailable.
     """
     callback = dict(event["callback"])
     amount = callback.pop("amount")
@@ -27,6 +29,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     )
     with translate_transient_errors():
         is_new = try_write(lambda: record.save(condition=CallbackRecord.orderId.does_not_exist()))
+        is_paid = event["callback"]["success"]
+        payment = ledger.standing_of(event["channel"], event["callback"]) if is_paid else ledger.Standing.NEW
     logger.info(
         "Callback recorded",
         orderId=record.orderId,
@@ -34,4 +38,4 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         deliveryId=record.deliveryId,
         isNew=is_new,
     )
-    return {"deliveryId": record.deliveryId, "isNew": is_new}
+    return {"deliveryId": record.deliveryId, "isNew": is_new, "payment": payment}

@@ -4,7 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 from callbacks import config, redrives, times
-from callbacks.failure import REFUSALS
+from callbacks.failure import FOR_OPERATORS
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
@@ -33,10 +33,10 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     is_last = "reason" in event["run"] or redrives.is_last(event["attempt"])
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
-    # A redrive without an answer, or with 200, was not refused.
-    is_refused = result.status_code not in {None, 200} and row.error in REFUSALS
-    status = _status(is_success=result.is_done, is_refused=is_refused, is_last=is_last)
-    will_retry = status == Status.OPEN and not is_refused
+    # A redrive that died, or was answered 200, says nothing about the error in the log.
+    needs_operator = result.status_code not in {None, 200} and row.error in FOR_OPERATORS
+    status = _status(is_success=result.is_done, needs_operator=needs_operator, is_last=is_last)
+    will_retry = status == Status.OPEN and not needs_operator
     due = CallbackError.nextAttemptAt
     with translate_transient_errors():
         # Skipped if a later run took over: its result is newer.
@@ -69,9 +69,9 @@ def _read(run: dict[str, Any]) -> Result:
     return Result(answer["statusCode"], answer["isDone"], text)
 
 
-def _status(*, is_success: bool, is_refused: bool, is_last: bool) -> Status:
+def _status(*, is_success: bool, needs_operator: bool, is_last: bool) -> Status:
     if is_success:
         return Status.RESOLVED
-    if is_refused or not is_last:
+    if needs_operator or not is_last:
         return Status.OPEN
     return Status.GIVEN_UP

@@ -17,7 +17,7 @@ ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Write one item per delivery; a second attempt writes the same item.
 
-    The first failure opens the item: healing will redrive the delivery, unless the callback itself is wrong. A later
+    The first failure opens the item: healing will redrive the delivery, unless only an operator can help. A later
     failure only updates what failed; SettleFailure decides what follows.
     Takes what Failure.from_event takes. Returns `reported`: true. Raises ServiceUnavailable.
     """
@@ -60,6 +60,6 @@ def _opening(failure: Failure) -> list[Action]:
         CallbackError.status.set(Status.OPEN),
         CallbackError.attempts.set(0),
         due.remove()
-        if failure.is_refusal
+        if failure.needs_operator
         else due.set(redrives.due_after(0, datetime.fromisoformat(failure.occurred_at))),
     ]

@@ -1,17 +1,21 @@
 """The errors a task can raise. Their class names are what `Retry` and `Catch` in the state machines name.
 
-error                    raised by                     what happens then
------                    ---------                     -----------------
-Refusal                  the callback is wrong:        not redriven; an operator decides
-+ InvalidCallback          ValidateCallback              the message is the answer's `error`
-+ InvalidSignature         VerifySignature               the message is the answer's `error`
-+ PaymentConflict          InvokeProcessPaid             the message is the answer's `error`
-+ PaymentMismatch          CrossCheckPayment,            the answer does not say why
-                           InquirePayment
+error                      raised by                     what happens then
+-----                      ---------                     -----------------
+OperatorDecides          a redrive cannot help:        an operator decides
++ Refusal                  the callback is wrong
+  + InvalidCallback          ValidateCallback            the message is the answer's `error`
+  + InvalidSignature         VerifySignature             the message is the answer's `error`
+  + PaymentConflict          InvokeProcessPaid           the message is the answer's `error`
+  + PaymentMismatch          CrossCheckPayment,          the answer does not say why
+                             InquirePayment
++ DispatchUndecided        InvokeProcessPaid             the e-mail says how often it may have been dispatched
 Unconfirmed              not confirmed yet:            redriven by healing
 + OrderNotFound            CrossCheckPayment             retried once first
 + PaymentNotConfirmed      InquirePayment
 DispatchInProgress       InvokeProcessPaid             retried once, then redriven by healing
+DispatchUncertain        InvokeProcessPaid             redriven by healing, which repeats the dispatch at most
+                                                       MAX_DISPATCH_REPEATS times in the payment's life
 ServiceUnavailable       any task that calls           retried where time allows, then redriven by healing
 ConfigurationError       any task                      redriven by healing; every callback fails until it is fixed
 InvalidSelection         CollectUndispatched,          the healing execution fails with the message
@@ -19,8 +23,12 @@ InvalidSelection         CollectUndispatched,          the healing execution fai
 """
 
 
-class Refusal(Exception):
-    """The callback itself is wrong, so a redrive cannot help. The message says why and never contains a secret."""
+class OperatorDecides(Exception):
+    """A redrive cannot help; an operator decides. The message says why and never contains a secret."""
+
+
+class Refusal(OperatorDecides):
+    """The callback itself is wrong."""
 
 
 class InvalidCallback(Refusal):
@@ -39,6 +47,10 @@ class PaymentMismatch(Refusal):
     """The callback contradicts the order, the payment on record, or the bank."""
 
 
+class DispatchUndecided(OperatorDecides):
+    """The payment may have been dispatched, and no repeat is allowed; the message says how often it may have been."""
+
+
 class Unconfirmed(Exception):
     """The callback cannot be confirmed yet; later it may be."""
 
@@ -53,6 +65,10 @@ class PaymentNotConfirmed(Unconfirmed):
 
 class DispatchInProgress(Exception):
     """Another delivery of the same payment is being dispatched; its result is known a moment later."""
+
+
+class DispatchUncertain(Exception):
+    """Process-paid may have been invoked: the answer to the invoke was lost."""
 
 
 class ServiceUnavailable(Exception):

@@ -6,10 +6,13 @@ from datetime import datetime
 from typing import Any, Self
 
 from callbacks import errors, model, times
-from callbacks.errors import Refusal
+from callbacks.errors import OperatorDecides
 from callbacks.modes import Mode
 
-REFUSALS = {name for name, error in vars(errors).items() if isinstance(error, type) and issubclass(error, Refusal)}
+# The names of the errors that no redrive can cure.
+FOR_OPERATORS = {
+    name for name, error in vars(errors).items() if isinstance(error, type) and issubclass(error, OperatorDecides)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,9 @@ class Failure:
         return self.function_name, self.step, self.error
 
     @property
-    def is_refusal(self) -> bool:
-        """Whether the callback itself is wrong."""
-        return self.error in REFUSALS
+    def needs_operator(self) -> bool:
+        """Whether a redrive cannot help."""
+        return self.error in FOR_OPERATORS
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:

@@ -152,6 +152,29 @@ class CallbackError(Model):
     byOrder = ByOrder()
 
 
+class Payment(Model):
+    """One payment in the ledger; callbacks.ledger draws its states and makes its transitions.
+
+    `orderKey` is the channel and the order id, joined by `#`. `amountDigest` is missing if the callback had no amount,
+    and both digests are if the payment was marked as dispatched by hand.
+    `claimedBy` (a delivery), `claimedUntil` and `attemptId` exist while a delivery dispatches the
+    payment; then `dispatchedBy` (a delivery), `dispatchedAt` and `invokeRequestId`, which process-paid logs as its own.
+    `dispatches` counts how often process-paid may have been invoked.
+    """
+
+    orderKey = UnicodeAttribute(hash_key=True)
+    paymentId = UnicodeAttribute(range_key=True)
+    userDigest = UnicodeAttribute(null=True)
+    amountDigest = UnicodeAttribute(null=True)
+    dispatches = NumberAttribute()
+    claimedBy = UnicodeAttribute(null=True)
+    claimedUntil = UnicodeAttribute(null=True)
+    attemptId = UnicodeAttribute(null=True)
+    dispatchedBy = UnicodeAttribute(null=True)
+    dispatchedAt = UnicodeAttribute(null=True)
+    invokeRequestId = UnicodeAttribute(null=True)
+
+
 class Alert(Model):
     """One kind of failure and its alert window.
 

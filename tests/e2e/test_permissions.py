@@ -15,6 +15,7 @@ from tests.sources import CHECKS, FUNCTIONS, statements_of
 
 RECORDS = "payment3-wallet-callback-record-local"
 ERRORS = "payment3-callback-error-log-local"
+LEDGER = "payment3-payment-ledger-local"
 CHANNEL = {"channel": "BankApp", "functionName": "bankappcallback"}
 RECEIVED_AT = "2026-11-22T10:00:00.000Z"
 
@@ -43,6 +44,14 @@ class Task:
         values = {name: TypeSerializer().serialize(value) for name, value in item.items() if value is not None}
         self._local.stack.client("dynamodb").put_item(TableName=table, Item=values)
 
+    def change(self, table: str, key: dict[str, str], update: str, values: dict[str, Any]) -> None:
+        self._local.stack.client("dynamodb").update_item(
+            TableName=table,
+            Key={name: {"S": value} for name, value in key.items()},
+            UpdateExpression=update,
+            ExpressionAttributeValues=values,
+        )
+
     @property
     def answer_url(self) -> str:
         """Where the emulator receives the answers of custom resources; it ignores any that it does not expect."""
@@ -68,22 +77,29 @@ class Task:
 
 
 def save(task: Task) -> str:
-    return task.run(**CHANNEL, table=RECORDS, executionArn="a", callback=task.callback, signature="off")
+    return task.run(**CHANNEL, table=RECORDS, executionArn="a", callback=task.callback, signature="skipped")
 
 
 def dispatch(task: Task) -> str:
     return task.run(channel="BankApp", function=PROCESS_PAID, table=RECORDS, callback=task.callback)
 
 
-def dispatch_and_store(task: Task) -> str:
-    """A refused update fails nothing; the claim does not say which delivery was dispatched."""
+def dispatch_twice(task: Task) -> str:
+    """A duplicate reads the ledger."""
     dispatch(task)
-    return "" if task.id in task.items("payment3-payment-idempotency-local") else "UpdateItem operation"
+    return dispatch(task)
 
 
-def dispatch_in_vain(task: Task) -> str:
-    """A failed invoke releases its claim; the role may not invoke this function anyway."""
-    return task.run(channel="BankApp", function="another", table=RECORDS, callback=task.callback)
+def dispatch_unfinished(task: Task) -> str:
+    """An attempt that finds an expired claim reads the record of the delivery that held it."""
+    dispatch(task)
+    task.change(
+        LEDGER,
+        {"orderKey": f"BankApp#{task.id}", "paymentId": task.callback["paymentId"]},
+        "SET claimedBy = dispatchedBy, claimedUntil = :past, attemptId = :past REMOVE dispatchedBy",
+        {":past": {"S": RECEIVED_AT}},
+    )
+    return dispatch(task)
 
 
 def report(task: Task) -> str:
@@ -105,7 +121,7 @@ def report_and_count(task: Task) -> str:
 
 
 def collect(task: Task, **selection: Any) -> str:
-    record = {**task.callback, "amount": None, "channel": "BankApp", "executionArn": "a", "signature": "off"}
+    record = {**task.callback, "amount": None, "channel": "BankApp", "executionArn": "a", "signature": "skipped"}
     task.put(RECORDS, **record, undispatchedSince=RECEIVED_AT)
     return task.run(**CHANNEL, table=RECORDS, selection=selection)
 
@@ -184,14 +200,14 @@ def deploy_cross_check(task: Task) -> str:
 PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("VerifySignature", "secretsmanager:GetSecretValue", "", verify),
     ("SaveCallbackRecord", "dynamodb:PutItem", "", save),
+    ("SaveCallbackRecord", "dynamodb:GetItem", "", save),
     ("CrossCheckPayment", "dynamodb:GetItem", "order-table-dev", cross_check),
     ("CrossCheckPayment", "dynamodb:GetItem", "payment3-card-payment-record-master", cross_check),
     ("InquirePayment", "secretsmanager:GetSecretValue", "", inquire),
-    ("InvokeProcessPaid", "dynamodb:PutItem", "", dispatch),
-    ("InvokeProcessPaid", "dynamodb:Query", "", dispatch),
+    ("InvokeProcessPaid", "dynamodb:UpdateItem", "", dispatch),
     ("InvokeProcessPaid", "lambda:InvokeFunction", "", dispatch),
-    ("InvokeProcessPaid", "dynamodb:UpdateItem", "", dispatch_and_store),
-    ("InvokeProcessPaid", "dynamodb:DeleteItem", "", dispatch_in_vain),
+    ("InvokeProcessPaid", "dynamodb:GetItem", LEDGER, dispatch_twice),
+    ("InvokeProcessPaid", "dynamodb:GetItem", RECORDS, dispatch_unfinished),
     ("WriteErrorLog", "dynamodb:UpdateItem", "", report),
     ("SendErrorEmail", "dynamodb:UpdateItem", "", report_and_count),
     ("SendErrorEmail", "ses:SendEmail", "", report),

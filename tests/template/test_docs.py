@@ -12,10 +12,11 @@ import botocore.session
 import pytest
 from botocore import xform_name
 from moto import mock_aws
-from samcli.commands.delete.command import cli as sam_delete  # type: ignore[import-untyped]
-from samcli.commands.deploy.command import cli as sam_deploy  # type: ignore[import-untyped]
-from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
+from samcli.commands.delete.command import cli as sam_delete
+from samcli.commands.deploy.command import cli as sam_deploy
+from samcli.yamlhelper import yaml_parse
 
+import mark_dispatched
 import redrive
 from local.stack import REGION, ROOT
 from tests.commands import NEEDS_AWS, PAGES, README, SHELL, blocks, commands, readme_commands
@@ -30,10 +31,11 @@ RUN_BY = {
     "unit": "its folders are a part of `make test`",
     "workflow": "its folder is a part of `make test`",
     "e2e": "its folder is a part of `make test`",
-    "test-exhaustive": "run before a release: `make test` with every combination",
+    "test-exhaustive": ".ci/run",
     "run": "tests/e2e/test_run.py",
     "demo": "tests/e2e/test_run.py",
     "redrive": "tests/e2e/test_healing.py",
+    "mark-dispatched": "tests/unit/test_mark_dispatched.py",
     "deploy": "an operator: it needs AWS",
 }
 SAM = {"delete": sam_delete, "deploy": sam_deploy}
@@ -158,6 +160,12 @@ def test_each_make_command_has_a_target_that_is_run_and_variables_it_knows(comma
 def test_each_redrive_has_options_that_it_takes(command: str) -> None:
     options = redrive._parser().parse_args(shlex.split(dry_run(command).partition(" -m redrive ")[2]))
     assert options.request or options.order or options.since
+
+
+@pytest.mark.parametrize("command", [command for command in MAKE if command.startswith("make mark-dispatched ")])
+def test_each_marking_has_options_that_it_takes(command: str) -> None:
+    options = mark_dispatched._parser().parse_args(shlex.split(dry_run(command).partition(" -m mark_dispatched ")[2]))
+    assert options.file or options.records
 
 
 # The AWS CLI's commands, also those inside of another command's $( ) and those in a sentence.

@@ -39,7 +39,10 @@ INTEGRATIONS = {
 STARTED = {"WarnSentry": "ReportToSentry", "WarnByEmail": "SendErrorEmail"}
 # Answered and redriven like any other failure: the machines do not name them.
 UNNAMED_ERRORS = {
+    "OperatorDecides",
     "Refusal",
+    "DispatchUncertain",
+    "DispatchUndecided",
     "Unconfirmed",
     "PaymentMismatch",
     "PaymentNotConfirmed",
@@ -55,7 +58,7 @@ NEEDED_MODULES: dict[str, set[str]] = {
     "inquire_payment": {"boto3"},
     "validate_callback": set(),
     "save_callback_record": {"pynamodb"},
-    "invoke_process_paid": {"boto3"},
+    "invoke_process_paid": {"boto3", "pynamodb"},
     "write_error_log": {"pynamodb"},
     "report_to_sentry": {"sentry_sdk"},
     "send_error_email": {"boto3", "pynamodb"},

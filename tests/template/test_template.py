@@ -75,7 +75,7 @@ def test_the_callback_machine_may_run_its_tasks_and_nothing_else() -> None:
     assert invoke["Action"] == ["lambda:InvokeFunction"]
     assert invoke["Resource"] == arns_of_tasks("callback")
     assert confirm["Action"] == ["dynamodb:UpdateItem"]
-    assert confirm["Resource"] == statements_of("SaveCallbackRecordRole")[-1]["Resource"]
+    assert confirm["Resource"] == statements_of("SaveCallbackRecordRole")[-2]["Resource"]
     # The console shows no execution if one of these is missing: SAM's Logging adds no permissions.
     assert set(log["Action"]) == LOG_DELIVERY | TRACING
 

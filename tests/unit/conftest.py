@@ -82,8 +82,8 @@ def isolate(patch: pytest.MonkeyPatch) -> None:
         "REDRIVE_DELAY_MINUTES": "5",
         "REDRIVE_ATTEMPTS": "8",
         "DISPATCH_AGE_MINUTES": "2",
-        "IDEMPOTENCY_TABLE": "payment3-payment-idempotency-test",
-        "IDEMPOTENCY_DAYS": "35",
+        "LEDGER_TABLE": "payment3-payment-ledger-test",
+        "MAX_DISPATCH_REPEATS": "1",
         "ALERT_TABLE": "payment3-callback-alert-test",
         "ALERT_WINDOW_MINUTES": "15",
         "EMAIL_FROM": "alerts@example.com",
@@ -103,7 +103,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     package = importlib.import_module("callbacks")
     bind = importlib.import_module("callbacks.tables").bind
     # Like a task, they read the environment, or remember something, from their import on.
-    shared = ("alerts", "bank", "bank_secret", "items", "redrives")
+    shared = ("alerts", "bank", "bank_secret", "items", "ledger", "redrives")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 

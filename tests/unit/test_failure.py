@@ -92,21 +92,23 @@ def test_the_time_of_a_failure_is_written_in_one_way(failure: dict[str, Any], ti
 
 
 @pytest.mark.parametrize(
-    ("error", "is_refusal"),
+    ("error", "needs_operator"),
     [
         ("InvalidCallback", True),
         ("PaymentConflict", True),
+        ("DispatchUndecided", True),
+        ("DispatchUncertain", False),
         ("DispatchInProgress", False),
         ("ServiceUnavailable", False),
         ("States.Timeout", False),
         ("KeyError", False),
     ],
 )
-def test_a_failure_is_a_refusal_where_the_callback_itself_is_wrong(
-    failure: dict[str, Any], error: str, is_refusal: bool
+def test_a_failure_that_no_redrive_can_cure_needs_an_operator(
+    failure: dict[str, Any], error: str, needs_operator: bool
 ) -> None:
     failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
-    assert Failure.from_event(failure).is_refusal is is_refusal
+    assert Failure.from_event(failure).needs_operator is needs_operator
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(

@@ -50,7 +50,11 @@ def typed(dynamodb: Client, tables: dict[str, str]) -> Typed:
 
 
 def test_every_field_of_a_delivery_is_on_its_item(task: Task, typed: Typed, callback: Json) -> None:
-    assert task.handler(event(callback), None) == {"deliveryId": callback["deliveryId"], "isNew": True}
+    assert task.handler(event(callback), None) == {
+        "deliveryId": callback["deliveryId"],
+        "isNew": True,
+        "payment": "new",
+    }
     assert typed() == [
         {
             "orderId": {"S": "482500007436"},
@@ -135,7 +139,7 @@ def test_a_retry_of_a_delivery_adds_no_item_and_reports_it(task: Task, typed: Ty
     task.handler(event(callback), None)
     (first,) = typed()
     retry = {**event(callback), "executionArn": "another"}
-    assert task.handler(retry, None) == {"deliveryId": callback["deliveryId"], "isNew": False}
+    assert task.handler(retry, None) == {"deliveryId": callback["deliveryId"], "isNew": False, "payment": "new"}
     assert typed() == [first]
 
 
@@ -166,7 +170,7 @@ def test_a_single_error_of_dynamodb_goes_unnoticed(
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
     service.refuses_once(code, status)
     service.answers(200, b"{}")
-    assert task.handler(event(callback), None)["isNew"]
+    assert task.handler(event(callback, success=False), None)["isNew"]
     assert len(service.requests) == 2
     assert len(pauses) == 1
 
@@ -177,7 +181,11 @@ def test_a_record_written_despite_an_error_is_found_by_the_retry(
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
     service.refuses_once("InternalServerError", 500)
     service.refuses("ConditionalCheckFailedException", 400)
-    assert task.handler(event(callback), None) == {"deliveryId": callback["deliveryId"], "isNew": False}
+    assert task.handler(event(callback), None) == {
+        "deliveryId": callback["deliveryId"],
+        "isNew": False,
+        "payment": "new",
+    }
     assert len(pauses) == 1
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Lock, Thread
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import boto3
 import pytest
@@ -29,7 +30,7 @@ from callbacks import times
 from local.stack import ROOT
 from tests.sources import FUNCTIONS
 from tests.workflow import engine
-from tests.workflow.engine import ACCOUNT, CLAIM_TABLE, ERROR_TABLE, RECORD_TABLE, REGION, resolved
+from tests.workflow.engine import ACCOUNT, ERROR_TABLE, LEDGER_TABLE, RECORD_TABLE, REGION, resolved
 
 # A call to AWS, by texts that its description contains (see AwsCalls).
 Call = tuple[str, ...]
@@ -42,6 +43,8 @@ INVOKE: Call = ("/invocations",)
 Handler = Callable[[Any, object], Any]
 # What Step Functions sees of a function that fails: Lambda's refusal of the invocation, or a FunctionError payload.
 Fault = Exception | dict[str, str]
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
 HttpAnswer = tuple[int, dict[str, str], str]
 
 # The FunctionError of a process that died.
@@ -158,7 +161,7 @@ class Lambda:
         if fault:
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": fault}
         context = SimpleNamespace(
-            aws_request_id="8f5e",
+            aws_request_id=str(uuid4()),
             function_name=parameters["FunctionName"],
             # Long enough for any machine.
             get_remaining_time_in_millis=lambda: 60_000,
@@ -354,17 +357,17 @@ class Workflow:
             if "nextAttemptAt" in row:
                 sooner = datetime.fromisoformat(row["nextAttemptAt"]) - timedelta(minutes=minutes)
                 _table(ERROR_TABLE).put_item(Item={**row, "nextAttemptAt": times.iso(sooner)})
-        for claim in _items(CLAIM_TABLE):
-            if "in_progress_expiration" in claim:
-                sooner_ms = claim["in_progress_expiration"] - minutes * 60_000
-                _table(CLAIM_TABLE).put_item(Item={**claim, "in_progress_expiration": sooner_ms})
+        for payment in _items(LEDGER_TABLE):
+            if "claimedUntil" in payment:
+                sooner = datetime.fromisoformat(payment["claimedUntil"]) - timedelta(minutes=minutes)
+                _table(LEDGER_TABLE).put_item(Item={**payment, "claimedUntil": times.iso(sooner)})
 
     def expire_claims(self) -> None:
-        """Expire all claims on payments without a dispatch, but none before the function that holds it has ended."""
+        """Expire all claims on payments, but none before the function that holds it has ended."""
         with self.functions.idle("InvokeProcessPaid"):
-            for claim in _items(CLAIM_TABLE):
-                if claim["status"] == "INPROGRESS":
-                    _table(CLAIM_TABLE).put_item(Item={**claim, "in_progress_expiration": 0})
+            for payment in _items(LEDGER_TABLE):
+                if "claimedUntil" in payment:
+                    _table(LEDGER_TABLE).put_item(Item={**payment, "claimedUntil": times.iso(LONG_AGO)})
 
     def abort_callback(self) -> None:
         """Abort the callback execution that is running: it reports nothing."""

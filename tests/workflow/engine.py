@@ -53,7 +53,7 @@ def resolved(node: Any, **parameters: str) -> Any:
 
 
 RECORD_TABLE: str = table("WalletCallbackRecordTable")["TableName"]
-CLAIM_TABLE: str = table("PaymentIdempotencyTable")["TableName"]
+LEDGER_TABLE: str = table("PaymentLedgerTable")["TableName"]
 ERROR_TABLE: str = table("CallbackErrorLogTable")["TableName"]
 
 

@@ -88,9 +88,9 @@ def test_a_paid_callback_is_recorded_dispatched_and_answered(workflow: Workflow)
             "receivedAt": "2024-11-23T00:00:00.123Z",
             "sourceIp": "203.0.113.7",
             "executionArn": execution.arn,
-            "signature": "off",
-            "crossCheck": "off",
-            "inquiry": "off",
+            "signature": "skipped",
+            "crossCheck": "skipped",
+            "inquiry": "skipped",
             "dispatchedBy": "2024-11-23T00:00:00.123Z#5f0c6e1d",
         }
     ]

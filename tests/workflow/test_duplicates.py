@@ -40,7 +40,7 @@ def test_another_payment_is_dispatched_separately(workflow: Workflow, other: dic
     assert len(workflow.dispatched) == 2
 
 
-@pytest.mark.parametrize("other", [{"amount": 2339.01}, {"amount": None}, {"userId": "another"}])
+@pytest.mark.parametrize("other", [{"amount": 2339.01}, {"userId": "another"}])
 def test_a_payment_with_another_amount_or_user_than_before_is_a_conflict(
     workflow: Workflow, other: dict[str, Any]
 ) -> None:
@@ -55,6 +55,12 @@ def test_a_payment_with_another_amount_or_user_than_before_is_a_conflict(
     (error,) = workflow.errors
     assert (error["step"], error["error"]) == ("InvokeProcessPaid", "PaymentConflict")
     assert len(workflow.mails) == len(workflow.sentry.events) == 1
+
+
+def test_a_missing_amount_is_no_conflict(workflow: Workflow) -> None:
+    workflow.run(delivery())
+    assert workflow.run(delivery(amount=None)).answer[1]["duplicate"] is True
+    assert len(workflow.dispatched) == 1
 
 
 def test_the_same_amount_in_another_notation_is_no_conflict(workflow: Workflow) -> None:

@@ -57,10 +57,10 @@ READ_SECRET = Call("VerifySignature", "GetSecretValue", "read the bank's secret"
 READ_ORDER = Call("CrossCheckPayment", "GetItem", "read the order", '"order-table-dev"')
 READ_PAYMENT = Call("CrossCheckPayment", "GetItem", "read the earlier payment", '"payment3-card-payment')
 SAVE = Call("SaveCallbackRecord", "PutItem", "store the record")
-CLAIM = Call("InvokeProcessPaid", "PutItem", "claim the payment")
-LOOK_UP = Call("InvokeProcessPaid", "Query", "search the records for a dispatch")
+LOOK_UP = Call("SaveCallbackRecord", "GetItem", "look the payment up in the ledger")
+CLAIM = Call("InvokeProcessPaid", "UpdateItem", "claim the payment", '"userDigest"')
 DISPATCH = Call("InvokeProcessPaid", "Invoke", "invoke process-paid")
-COMPLETE_CLAIM = Call("InvokeProcessPaid", "UpdateItem", "complete the claim")
+FINISH = Call("InvokeProcessPaid", "UpdateItem", "finish the claim", '"invokeRequestId"')
 CONFIRM = Call("ConfirmDispatch", "UpdateItem", "confirm the dispatch in the record")
 REPORT = Call("ReportToSentry", "POST", "send the event")
 SEND = Call("SendErrorEmail", "SendEmail", "send the e-mail")
@@ -77,10 +77,10 @@ HEALED: Row = ("500 · 1", "500 · 1", "500 · 1")
 TABLE: dict[str, dict[Call, Row]] = {
     "delivery": {
         SAVE: ("500 · 1", "200 · 1", "500 · 1"),
-        CLAIM: ("500 · 1", "200 · 1", "500 · 1"),
         LOOK_UP: ("500 · 1", "200 · 1", "500 · 1"),
-        DISPATCH: ("500 · 1", "200 · 2", "500 · 2"),
-        COMPLETE_CLAIM: ("200 · 1", "200 · 1", "500 · 1"),
+        CLAIM: ("500 · 1", "200 · 1", "500 · 1"),
+        DISPATCH: ("500 · 1", "500 · 2", "500 · 2"),
+        FINISH: ("200 · 1", "200 · 1", "500 · 1"),
         CONFIRM: ("200 · 1", "200 · 1", "500 · 1"),
     },
     "checked delivery": {
@@ -90,7 +90,7 @@ TABLE: dict[str, dict[Call, Row]] = {
     },
     "failed delivery": dict.fromkeys(
         [
-            Call("InvokeProcessPaid", "DeleteItem", "release the claim"),
+            Call("InvokeProcessPaid", "UpdateItem", "release the claim", '"UpdateExpression": "REMOVE'),
             Call("WriteErrorLog", "UpdateItem", "write the error log"),
             REPORT,
             Call("SendErrorEmail", "UpdateItem", "open the alert window", "if_not_exists"),
@@ -123,10 +123,10 @@ TABLE: dict[str, dict[Call, Row]] = {
     ),
     "redrive": {
         SAVE: HEALED,
-        CLAIM: HEALED,
         LOOK_UP: HEALED,
+        CLAIM: HEALED,
         DISPATCH: ("500 · 1", "500 · 2", "500 · 2"),
-        COMPLETE_CLAIM: HEALED,
+        FINISH: HEALED,
         CONFIRM: HEALED,
     },
 }
@@ -339,7 +339,7 @@ def test_a_lost_execution_is_healed_or_delivered_again(workflow: Workflow, state
 
 
 def test_a_dispatch_that_neither_claim_nor_record_shows_is_repeated(workflow: Workflow) -> None:
-    break_call(workflow, COMPLETE_CLAIM, "throttled")
+    break_call(workflow, FINISH, "throttled")
     break_call(workflow, CONFIRM, "throttled")
     delivered = workflow.run(DELIVERY)
 

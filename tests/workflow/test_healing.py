@@ -25,7 +25,7 @@ from tests.workflow.genuine import create_tables, put_order
 from tests.workflow.paths import PAID
 
 QUERY_UNDISPATCHED: Call = ("DynamoDB_20120810.Query", '"IndexName": "undispatched"')
-CONFIRM: Call = ("UpdateItem", "dispatchedBy")
+CONFIRM: Call = ("in :", "UpdateItem", "dispatchedBy")
 
 
 def delivery(number: int = 1, **fields: Any) -> dict[str, Any]:
