@@ -1,6 +1,7 @@
 import json
 import re
 import traceback
+from collections.abc import Callable
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
@@ -10,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from callbacks.errors import ConfigurationError, OrderNotFound, PaymentMismatch, ServiceUnavailable
 from tests.sources import FUNCTIONS, TEMPLATE
-from tests.unit.kit import Client, Json, Load, Log, Put, Service, Table, Task, Within, operations
+from tests.unit.kit import Client, Json, Load, Log, Service, Task, Within, operations
 
 ORDERS = {"table": "order-table-dev", "key": "orderId", "user": "userId", "total": "total"}
 PAYMENTS = {"table": "payment3-card-payment-record-master", "key": "paymentId", "order": "orderId", "amount": "amount"}
@@ -28,7 +29,7 @@ def mismatch(task: Task, event: Json) -> str:
     with pytest.raises(PaymentMismatch) as error:
         task.handler(event, None)
     shown = str(error.value) + "".join(traceback.format_exception(error.value))
-    for private in (event["callback"]["userId"], "b5f392f7", "2339", "another user", "another order", "9999"):
+    for private in (event["callback"]["userId"], "b5f392f7", "2339", "another user", "a foreign order", "9999"):
         assert private not in shown
     return str(error.value)
 
@@ -88,9 +89,19 @@ def create_table(dynamodb: Client, name: str, key: str) -> None:
     )
 
 
-def put(table: Table, item: Json) -> None:
-    """Put an item; None leaves an attribute out."""
-    table.put_item(Item={name: value for name, value in item.items() if value is not None})
+type PutItem = Callable[[str, Json], None]
+# Put the callback's order or payment, with these attributes changed; None leaves one out.
+type PutChanged = Callable[..., None]
+
+
+@pytest.fixture
+def put(clients: tuple[Client, Any]) -> PutItem:
+    """Put an item into a table; None leaves an attribute out."""
+
+    def put(table: str, item: Json) -> None:
+        clients[1].Table(table).put_item(Item={name: value for name, value in item.items() if value is not None})
+
+    return put
 
 
 @pytest.fixture
@@ -102,21 +113,19 @@ def task(load: Load, dynamodb: Client) -> Task:
 
 
 @pytest.fixture
-def order(callback: Json, resource: Any) -> Put:
-    """Put the callback's order into its table."""
+def order(callback: Json, put: PutItem) -> PutChanged:
     item = {"orderId": ORDER_ID, "userId": callback["userId"], "total": Decimal(2339), "status": "NEW"}
-    return lambda **changes: put(resource.Table(ORDERS["table"]), {**item, **changes})
+    return lambda **changes: put(ORDERS["table"], {**item, **changes})
 
 
 @pytest.fixture
-def payment(resource: Any) -> Put:
-    """Put the callback's payment into its table."""
+def payment(put: PutItem) -> PutChanged:
     item = {"paymentId": PAYMENT_ID, "orderId": ORDER_ID, "amount": Decimal(2339)}
-    return lambda **changes: put(resource.Table(PAYMENTS["table"]), {**item, **changes})
+    return lambda **changes: put(PAYMENTS["table"], {**item, **changes})
 
 
 def test_a_callback_that_agrees_with_its_order_and_payment_passes(
-    task: Task, order: Put, payment: Put, callback: Json, log: Log
+    task: Task, order: PutChanged, payment: PutChanged, callback: Json, log: Log
 ) -> None:
     order()
     assert task.handler(event(callback), None) == PASSED
@@ -125,7 +134,7 @@ def test_a_callback_that_agrees_with_its_order_and_payment_passes(
     assert log() == []
 
 
-def test_an_order_that_arrives_a_moment_later_is_found(task: Task, order: Put, callback: Json) -> None:
+def test_an_order_that_arrives_a_moment_later_is_found(task: Task, order: PutChanged, callback: Json) -> None:
     order(orderId="another")
     with pytest.raises(OrderNotFound, match=r"^The order does not exist, or not yet$"):
         task.handler(event(callback), None)
@@ -134,20 +143,20 @@ def test_an_order_that_arrives_a_moment_later_is_found(task: Task, order: Put, c
 
 
 @pytest.mark.parametrize("user", ["another user", "B5F392F7-6D89-433C-B24F-BF6A772CAB1A", Decimal(5), ["a"]], ids=str)
-def test_an_order_of_another_user_is_a_mismatch(task: Task, order: Put, callback: Json, user: Any) -> None:
+def test_an_order_of_another_user_is_a_mismatch(task: Task, order: PutChanged, callback: Json, user: Any) -> None:
     order(userId=user)
     assert mismatch(task, event(callback)) == "userId: is not the order's"
 
 
 @pytest.mark.parametrize("total", [Decimal(9999), "9999", True, {Decimal(2339)}, b"2339"], ids=str)
-def test_an_order_with_another_total_is_a_mismatch(task: Task, order: Put, callback: Json, total: Any) -> None:
+def test_an_order_with_another_total_is_a_mismatch(task: Task, order: PutChanged, callback: Json, total: Any) -> None:
     order(total=total)
     assert mismatch(task, event(callback)) == "amount: is not the order's total"
 
 
-@pytest.mark.parametrize("recorded_for", ["another order", Decimal(ORDER_ID)], ids=str)
+@pytest.mark.parametrize("recorded_for", ["a foreign order", Decimal(ORDER_ID)], ids=str)
 def test_a_payment_recorded_for_another_order_is_a_mismatch(
-    task: Task, order: Put, payment: Put, callback: Json, recorded_for: Any
+    task: Task, order: PutChanged, payment: PutChanged, callback: Json, recorded_for: Any
 ) -> None:
     order()
     payment(orderId=recorded_for)
@@ -156,7 +165,7 @@ def test_a_payment_recorded_for_another_order_is_a_mismatch(
 
 @pytest.mark.parametrize("amount", [Decimal(9999), "9999", True], ids=str)
 def test_a_payment_recorded_with_another_amount_is_a_mismatch(
-    task: Task, order: Put, payment: Put, callback: Json, amount: Any
+    task: Task, order: PutChanged, payment: PutChanged, callback: Json, amount: Any
 ) -> None:
     order()
     payment(amount=amount)
@@ -177,21 +186,20 @@ def test_a_payment_recorded_with_another_amount_is_a_mismatch(
     ],
 )
 def test_tables_keys_and_attributes_may_have_any_names(
-    task: Task, dynamodb: Client, resource: Any, callback: Json, key: str, user: str, total: str
+    task: Task, dynamodb: Client, put: PutItem, callback: Json, key: str, user: str, total: str
 ) -> None:
     orders = {"table": "Orders.of-all_2026", "key": key, "user": user, "total": total}
     payments = {"table": "payments", "key": key, "order": user, "amount": total}
     create_table(dynamodb, orders["table"], key)
     create_table(dynamodb, payments["table"], key)
-    order, payment = resource.Table(orders["table"]), resource.Table(payments["table"])
     checked = {**event(callback), "orders": orders, "payments": payments}
     with pytest.raises(OrderNotFound):
         task.handler(checked, None)
-    put(order, {key: ORDER_ID, user: callback["userId"], total: Decimal(2339)})
+    put(orders["table"], {key: ORDER_ID, user: callback["userId"], total: Decimal(2339)})
     assert task.handler(checked, None) == PASSED
-    put(payment, {key: PAYMENT_ID, user: ORDER_ID, total: "2339.00"})
+    put(payments["table"], {key: PAYMENT_ID, user: ORDER_ID, total: "2339.00"})
     assert task.handler(checked, None) == PASSED
-    put(payment, {key: PAYMENT_ID, user: "another order", total: "2339.00"})
+    put(payments["table"], {key: PAYMENT_ID, user: "a foreign order", total: "2339.00"})
     assert mismatch(task, checked) == "paymentId: is recorded for another order"
 
 
@@ -206,7 +214,13 @@ def test_tables_keys_and_attributes_may_have_any_names(
     ],
 )
 def test_a_missing_attribute_is_a_configuration_error(
-    task: Task, order: Put, payment: Put, callback: Json, order_changes: Json, payment_changes: Json, message: str
+    task: Task,
+    order: PutChanged,
+    payment: PutChanged,
+    callback: Json,
+    order_changes: Json,
+    payment_changes: Json,
+    message: str,
 ) -> None:
     order(**order_changes)
     payment(**payment_changes)
@@ -225,7 +239,7 @@ def test_a_missing_attribute_is_a_configuration_error(
     ],
 )
 def test_in_warn_a_failure_is_a_verdict_and_logs_ids_alone(
-    task: Task, order: Put, callback: Json, log: Log, changes: Json, problem: str
+    task: Task, order: PutChanged, callback: Json, log: Log, changes: Json, problem: str
 ) -> None:
     order()
     assert task.handler(event(callback, "warn", **changes), None) == f"failed: {problem}"
