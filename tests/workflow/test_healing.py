@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import redrive
+import stacks
 from tests.outcomes import body_of
 from tests.workflow.account import (
     INVOKE,
@@ -215,7 +216,7 @@ def test_an_invalid_selection_redrives_nothing(workflow: Workflow, selection: di
 
     assert healing.status == "FAILED"
     assert workflow.dispatched == []
-    with pytest.raises(redrive.RedriveError, match=message):
+    with pytest.raises(stacks.StackError, match=message):
         redrive.redrive(client("stepfunctions"), workflow.healing_arn, selection)
 
 
