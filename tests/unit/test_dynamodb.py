@@ -95,7 +95,7 @@ def find(**selection: Any) -> Path:
 
 
 PATHS = [
-    Path("save_callback_record", {}, [("PutItem", {})], seconds=1.8),
+    Path("save_callback_record", {}, [("PutItem", {}), ("GetItem", {})], seconds=1.8),
     Path("write_error_log", {}, [("UpdateItem", {})], seconds=1.8),
     Path("write_error_log", {}, [("UpdateItem", CONDITION_FAILED), ("UpdateItem", {})], seconds=1.8),
     Path("claim_failure", {"requestId": "8f7e6d5c", "isManual": False}, [("GetItem", FAILURE), ("UpdateItem", {})]),
