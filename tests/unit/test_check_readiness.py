@@ -1,66 +1,33 @@
 import json
 import re
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
-import boto3
 import pytest
 import urllib3
-from moto import mock_aws
+
+from tests.unit.kit import Client, Json, Load, Service, Task
 
 ORDERS = {"table": "order-table-dev", "key": "orderId"}
 PAYMENTS = {"table": "payment3-card-payment-record-master", "key": "paymentId"}
 OFF = {"SignatureMode": "off", "CrossCheckMode": "off", "InquiryMode": "off"}
-SECRET = {
-    "webhookSecrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
-    "inquiry": {"baseUrl": "https://bank.example.com", "clientId": "payment3", "clientSecret": "hush-hush"},
-}
-UNKNOWN_SECRET = "Secrets Manager can't find the specified secret."
+ACCESS = {"baseUrl": "https://bank.example.com", "clientId": "payment3", "clientSecret": "hush-hush"}
+SECRET = {"webhookSecrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "inquiry": ACCESS}
 
-Task = ModuleType
-Answer = dict[str, str]
+# What the checks read.
+SECRET_READ = "secret kbank-test"
+ORDERS_READ = "table order-table-dev, key orderId"
+PAYMENTS_READ = "table payment3-card-payment-record-master, key paymentId"
 
-
-@pytest.fixture
-def account() -> Any:
-    """The account's two tables and its secret."""
-    with mock_aws():
-        for names in (ORDERS, PAYMENTS):
-            boto3.client("dynamodb").create_table(
-                TableName=names["table"],
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": names["key"], "AttributeType": "S"}],
-                KeySchema=[{"AttributeName": names["key"], "KeyType": "HASH"}],
-            )
-        boto3.client("secretsmanager").create_secret(Name="kbank-test", SecretString=json.dumps(SECRET))
-        yield
+# CloudFormation's request of a kind, with these properties changed.
+type Make = Callable[..., Json]
 
 
 @pytest.fixture
-def waits() -> list[float]:
-    return []
+def request_with(service: Service) -> Make:
+    """Make CloudFormation's request for a stack whose checks are off, with these properties changed."""
 
-
-@pytest.fixture
-def task(
-    load: Callable[..., ModuleType],
-    account: None,  # noqa: ARG001
-    waits: list[float],
-    monkeypatch: pytest.MonkeyPatch,
-) -> ModuleType:
-    for check in ("verify_signature", "cross_check_payment", "inquire_payment"):
-        load(check)
-    task = load("check_readiness")
-    monkeypatch.setattr(task, "time", SimpleNamespace(sleep=waits.append))
-    return task
-
-
-@pytest.fixture
-def request_with(service: Any) -> Callable[..., dict[str, Any]]:
-    """Return what makes CloudFormation's request, with other properties than those of a stack without checks."""
-
-    def make(kind: str = "Create", **properties: Any) -> dict[str, Any]:
+    def make(kind: str = "Create", **properties: object) -> Json:
         return {
             "RequestType": kind,
             "ResponseURL": f"{service.url}/answer?signature=s",
@@ -80,15 +47,53 @@ def request_with(service: Any) -> Callable[..., dict[str, Any]]:
     return make
 
 
-Make = Callable[..., dict[str, Any]]
+@pytest.fixture
+def waits() -> list[float]:
+    """The pauses between attempts, which nobody waits for."""
+    return []
 
 
-def put_secret(secret: object) -> None:
-    text = secret if isinstance(secret, str) else json.dumps(secret)
-    boto3.client("secretsmanager").put_secret_value(SecretId="kbank-test", SecretString=text)
+@pytest.fixture
+def load_task(load: Load, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> Load:
+    monkeypatch.delenv("READINESS_PAUSE_SECONDS", raising=False)
+
+    def load_task(**variables: str) -> Task:
+        task = load("check_readiness", **variables)
+        monkeypatch.setattr(task, "time", SimpleNamespace(sleep=waits.append))
+        return task
+
+    return load_task
 
 
-def test_cloudformation_gets_the_answer_as_it_wants_it(task: Task, request_with: Make, service: Any) -> None:
+@pytest.fixture
+def task(load_task: Load, service: Service) -> Task:
+    """The task, with a Secrets Manager that holds SECRET and a DynamoDB without items."""
+    service.keeps_secret(SECRET)
+    return load_task(AWS_ENDPOINT_URL=service.url)
+
+
+@pytest.fixture
+def reads(task: Task, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the task has read, all of which is as the checks need it."""
+    made: list[str] = []
+
+    def read_secret(name: str, *, refresh: bool) -> Json:
+        assert refresh
+        made.append(f"secret {name}")
+        return SECRET
+
+    def read_item(table: str, key: str, _value: str, _attributes: list[str]) -> None:
+        made.append(f"table {table}, key {key}")
+
+    monkeypatch.setattr(task.bank_secret, "read", read_secret)
+    monkeypatch.setattr(task.items, "read", read_item)
+    return made
+
+
+# The answer
+
+
+def test_cloudformation_gets_its_answer_in_its_own_form(task: Task, request_with: Make, service: Service) -> None:
     answer = task.handler(request_with(), None)
     assert answer == {
         "Status": "SUCCESS",
@@ -103,204 +108,239 @@ def test_cloudformation_gets_the_answer_as_it_wants_it(task: Task, request_with:
     assert request.headers["Content-Type"] == ""
 
 
-@pytest.mark.parametrize("mode", ["warn", "enforce"])
-@pytest.mark.parametrize("check", OFF)
-def test_a_check_that_has_what_it_needs_is_ready(task: Task, request_with: Make, check: str, mode: str) -> None:
-    assert task.handler(request_with(**{check: mode}), None)["Status"] == "SUCCESS"
+def test_a_rejected_answer_is_an_error(task: Task, request_with: Make, service: Service) -> None:
+    service.answers(403)
+    with pytest.raises(RuntimeError, match=r"^CloudFormation answered 403\.$"):
+        task.handler(request_with(), None)
 
 
-@pytest.mark.usefixtures("service")
-def test_a_check_that_is_off_needs_nothing(task: Task, request_with: Make, waits: list[float]) -> None:
-    nothing = {"table": "nowhere", "key": "nothing"}
-    answer = task.handler(request_with(Secret="nobody", Orders=nothing, Payments=nothing), None)
-    assert (answer["Status"], waits) == ("SUCCESS", [])
-
-
-@pytest.mark.parametrize("mode", ["warn", "enforce"])
-@pytest.mark.parametrize(
-    ("properties", "reason"),
-    [
-        ({"SignatureMode": ..., "Secret": "nobody"}, f"VerifySignature, secret nobody: .*{UNKNOWN_SECRET}"),
-        ({"InquiryMode": ..., "Secret": "nobody"}, f"InquirePayment, secret nobody: .*{UNKNOWN_SECRET}"),
-        (
-            {"CrossCheckMode": ..., "Orders": {**ORDERS, "table": "nowhere"}},
-            r"CrossCheckPayment, table nowhere with key orderId: .*ResourceNotFoundException.*",
-        ),
-        (
-            {"CrossCheckMode": ..., "Payments": {**PAYMENTS, "table": "nowhere"}},
-            r"CrossCheckPayment, table nowhere with key paymentId: .*ResourceNotFoundException.*",
-        ),
-        (
-            {"CrossCheckMode": ..., "Orders": {**ORDERS, "key": "id"}},
-            r"CrossCheckPayment, table order-table-dev with key id: .*ValidationException.*",
-        ),
-    ],
-)
-@pytest.mark.usefixtures("service")
-def test_a_check_without_its_secret_or_table_fails_the_deployment(
-    task: Task, request_with: Make, waits: list[float], properties: dict[str, Any], reason: str, mode: str
+def test_an_answer_that_does_not_arrive_is_an_error_without_its_url(
+    task: Task, request_with: Make, nobody: str
 ) -> None:
-    given = {name: mode if value is ... else value for name, value in properties.items()}
-    answer = task.handler(request_with(**given), None)
+    with pytest.raises(urllib3.exceptions.HTTPError) as error:
+        task.handler({**request_with(), "ResponseURL": f"{nobody}/answer?signature=s"}, None)
+    assert "signature" not in str(error.value)
+
+
+def test_an_answer_is_short_enough_for_cloudformation(task: Task, request_with: Make, service: Service) -> None:
+    service.answers_at("/", {"__type": "ResourceNotFoundException"}, 400)
+    nowhere = {"table": "n" * 255, "key": "k" * 4096}
+    answer = task.handler(request_with(CrossCheckMode="warn", Orders=nowhere, Payments=nowhere), None)
     assert answer["Status"] == "FAILED"
-    assert re.fullmatch(reason, answer["Reason"]), answer["Reason"]
+    assert len(json.dumps(answer)) < 4096
+
+
+# What is read
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        ({}, []),
+        ({"SignatureMode": "warn"}, [SECRET_READ]),
+        ({"InquiryMode": "enforce"}, [SECRET_READ]),
+        ({"CrossCheckMode": "warn"}, [ORDERS_READ, PAYMENTS_READ]),
+        (dict.fromkeys(OFF, "enforce"), [SECRET_READ, SECRET_READ, ORDERS_READ, PAYMENTS_READ]),
+    ],
+    ids=str,
+)
+def test_only_what_a_check_needs_is_read_and_only_if_it_is_on(
+    task: Task, reads: list[str], request_with: Make, properties: dict[str, str], expected: list[str]
+) -> None:
+    assert task.handler(request_with(**properties), None)["Status"] == "SUCCESS"
+    assert reads == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, []),
+        ({"SignatureMode": "enforce"}, [SECRET_READ]),
+        ({"SignatureMode": "off"}, []),
+        ({"SignatureScheme": "plain"}, [SECRET_READ]),
+        ({"InquiryMode": "warn"}, [SECRET_READ]),
+        ({"Secret": "kbank-new"}, ["secret kbank-new"]),
+        ({"CrossCheckMode": "warn"}, [ORDERS_READ, PAYMENTS_READ]),
+        ({"Orders": {**ORDERS, "key": "id"}}, ["table order-table-dev, key id"]),
+        ({"Payments": {**PAYMENTS, "table": "new"}}, ["table new, key paymentId"]),
+    ],
+    ids=str,
+)
+def test_an_update_reads_only_what_it_changes(
+    task: Task, reads: list[str], request_with: Make, changed: Json, expected: list[str]
+) -> None:
+    on = {"SignatureMode": "warn", "CrossCheckMode": "enforce"}
+    before = request_with(**on)["ResourceProperties"]
+    update = {**request_with("Update", **on | changed), "OldResourceProperties": before}
+    assert task.handler(update, None)["Status"] == "SUCCESS"
+    assert reads == expected
+
+
+def test_a_changed_secret_is_read_for_the_inquiry_too(task: Task, reads: list[str], request_with: Make) -> None:
+    before = request_with(InquiryMode="warn")["ResourceProperties"]
+    update = {**request_with("Update", InquiryMode="warn", Secret="kbank-new"), "OldResourceProperties": before}
+    task.handler(update, None)
+    assert reads == ["secret kbank-new"]
+
+
+def test_a_rollback_reads_nothing_for_a_check_that_stays_on(task: Task, reads: list[str], request_with: Make) -> None:
+    old = request_with("Update", SignatureMode="enforce")
+    new = request_with("Update", SignatureMode="enforce", CrossCheckMode="warn")
+    task.handler({**new, "OldResourceProperties": old["ResourceProperties"]}, None)
+    assert reads == [ORDERS_READ, PAYMENTS_READ]
+    reads.clear()
+    assert task.handler({**old, "OldResourceProperties": new["ResourceProperties"]}, None)["Status"] == "SUCCESS"
+    assert reads == []
+
+
+def test_an_update_from_unknown_properties_reads_everything_and_keeps_the_id(
+    task: Task, reads: list[str], request_with: Make
+) -> None:
+    request = {**request_with("Update", SignatureMode="warn"), "PhysicalResourceId": "earlier"}
+    assert task.handler(request, None)["PhysicalResourceId"] == "earlier"
+    assert reads == [SECRET_READ]
+
+
+def test_deleting_a_stack_reads_nothing(task: Task, reads: list[str], request_with: Make) -> None:
+    request = {**request_with("Delete", **dict.fromkeys(OFF, "enforce")), "PhysicalResourceId": "earlier"}
+    assert task.handler(request, None)["Status"] == "SUCCESS"
+    assert reads == []
+
+
+# What is missing
+
+
+def test_everything_that_is_missing_is_reported_at_once(
+    task: Task, request_with: Make, service: Service, waits: list[float]
+) -> None:
+    service.answers_at("/", {"__type": "AccessDeniedException", "Message": "not allowed"}, 400)
+    answer = task.handler(request_with(**dict.fromkeys(OFF, "enforce")), None)
+    assert answer["Status"] == "FAILED"
+    reasons = (
+        r"VerifySignature, secret kbank-test: .*AccessDeniedException.*",
+        r"InquirePayment, secret kbank-test: .*AccessDeniedException.*",
+        r"CrossCheckPayment, table order-table-dev with key orderId: .*AccessDeniedException.*",
+        r"CrossCheckPayment, table payment3-card-payment-record-master with key paymentId: .*AccessDeniedException.*",
+    )
+    assert re.fullmatch("; ".join(reasons), answer["Reason"])
+    # Together: the deployment does not wait for each of them.
     assert waits == [5] * 6
 
 
+@pytest.fixture
+def task_with_tables(load_task: Load, dynamodb: Client) -> Task:
+    """The task, and both tables, empty."""
+    for names in (ORDERS, PAYMENTS):
+        dynamodb.create_table(
+            TableName=names["table"],
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": names["key"], "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": names["key"], "KeyType": "HASH"}],
+        )
+    return load_task()
+
+
+def test_existing_tables_with_the_right_keys_are_ready(task_with_tables: Task, request_with: Make) -> None:
+    assert task_with_tables.handler(request_with(CrossCheckMode="enforce"), None)["Status"] == "SUCCESS"
+
+
 @pytest.mark.parametrize(
-    ("secret", "reason"),
+    ("properties", "reason"),
     [
-        ("hush-hush", "The secret kbank-test is not JSON."),
-        (["hush-hush"], "The secret kbank-test is not a JSON object."),
-        ({"other": "hush-hush"}, "The secret needs webhookSecrets, a list of keys."),
+        ({"Orders": {**ORDERS, "table": "nowhere"}}, "table nowhere with key orderId: .*ResourceNotFoundException.*"),
         (
+            {"Payments": {**PAYMENTS, "table": "nowhere"}},
+            "table nowhere with key paymentId: .*ResourceNotFoundException.*",
+        ),
+        ({"Orders": {**ORDERS, "key": "id"}}, "table order-table-dev with key id: .*ValidationException.*"),
+    ],
+    ids=str,
+)
+def test_a_missing_table_or_a_wrong_key_fails_the_deployment(
+    task_with_tables: Task, request_with: Make, properties: Json, reason: str
+) -> None:
+    answer = task_with_tables.handler(request_with(CrossCheckMode="warn", **properties), None)
+    assert answer["Status"] == "FAILED"
+    assert re.fullmatch(f"CrossCheckPayment, {reason}", answer["Reason"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "check", "secret", "problem"),
+    [
+        ("SignatureMode", "VerifySignature", "hush-hush", "The secret kbank-test is not JSON."),
+        (
+            "SignatureMode",
+            "VerifySignature",
+            {"other": "hush-hush"},
+            "The secret needs webhookSecrets, a list of keys.",
+        ),
+        (
+            "SignatureMode",
+            "VerifySignature",
             {"webhookSecrets": ["hush-hush!"]},
             "A key in webhookSecrets is not base64, which Standard Webhooks requires.",
         ),
+        ("InquiryMode", "InquirePayment", ["hush-hush"], "The secret kbank-test is not a JSON object."),
+        (
+            "InquiryMode",
+            "InquirePayment",
+            {"webhookSecrets": ["hush-hush"]},
+            "The secret needs inquiry with baseUrl, clientId and clientSecret.",
+        ),
+        (
+            "InquiryMode",
+            "InquirePayment",
+            {"inquiry": {**ACCESS, "baseUrl": "http://bank.example.com"}},
+            "The secret's inquiry.baseUrl is not an https URL.",
+        ),
     ],
 )
-@pytest.mark.usefixtures("service")
-def test_a_secret_without_keys_fails_the_deployment_at_once_and_is_not_shown(
-    task: Task, request_with: Make, waits: list[float], secret: object, reason: str
+def test_a_wrong_secret_fails_the_deployment_at_once_and_is_not_shown(
+    task: Task,
+    request_with: Make,
+    service: Service,
+    waits: list[float],
+    mode: str,
+    check: str,
+    secret: object,
+    problem: str,
 ) -> None:
-    put_secret(secret)
-    answer = task.handler(request_with(SignatureMode="enforce"), None)
-    assert (answer["Status"], answer["Reason"]) == ("FAILED", f"VerifySignature, secret kbank-test: {reason}")
+    service.keeps_secret(secret)
+    answer = task.handler(request_with(**{mode: "enforce"}), None)
+    assert (answer["Status"], answer["Reason"]) == ("FAILED", f"{check}, secret kbank-test: {problem}")
     assert waits == []
 
 
-@pytest.mark.usefixtures("service")
-def test_a_plain_key_is_any_text(task: Task, request_with: Make) -> None:
-    put_secret({"webhookSecrets": ["hush-hush!"]})
+def test_a_plain_key_may_be_any_text(task: Task, request_with: Make, service: Service) -> None:
+    service.keeps_secret({"webhookSecrets": ["hush-hush!"]})
     answer = task.handler(request_with(SignatureMode="enforce", SignatureScheme="plain"), None)
     assert answer["Status"] == "SUCCESS"
 
 
-@pytest.mark.parametrize(
-    ("inquiry", "reason"),
-    [
-        (None, "The secret needs inquiry with baseUrl, clientId and clientSecret."),
-        ({"baseUrl": "https://bank.example.com"}, "The secret needs inquiry with baseUrl, clientId and clientSecret."),
-        (
-            {**SECRET["inquiry"], "baseUrl": "http://bank.example.com"},
-            "The secret's inquiry.baseUrl is not an https URL.",
-        ),  # type: ignore[dict-item]
-    ],
-)
-@pytest.mark.usefixtures("service")
-def test_a_secret_without_access_to_the_bank_fails_the_deployment(
-    task: Task, request_with: Make, inquiry: object, reason: str
+@pytest.mark.parametrize("mode", ["SignatureMode", "InquiryMode"])
+def test_a_corrected_secret_is_read_at_once(task: Task, request_with: Make, service: Service, mode: str) -> None:
+    service.keeps_secret({})
+    assert task.handler(request_with(**{mode: "enforce"}), None)["Status"] == "FAILED"
+    service.keeps_secret(SECRET)
+    assert task.handler(request_with(**{mode: "enforce"}), None)["Status"] == "SUCCESS"
+
+
+# Pauses
+
+
+def test_a_role_that_takes_a_moment_to_apply_is_waited_for(
+    task: Task, request_with: Make, service: Service, waits: list[float]
 ) -> None:
-    put_secret({"webhookSecrets": SECRET["webhookSecrets"], "inquiry": inquiry})
-    answer = task.handler(request_with(InquiryMode="enforce"), None)
-    assert (answer["Status"], answer["Reason"]) == ("FAILED", f"InquirePayment, secret kbank-test: {reason}")
-
-
-@pytest.mark.usefixtures("service")
-def test_all_that_is_missing_is_said_at_once(task: Task, request_with: Make) -> None:
-    put_secret({})
-    on = {"SignatureMode": "enforce", "InquiryMode": "enforce", "CrossCheckMode": "enforce"}
-    reason = task.handler(request_with(**on, Orders={**ORDERS, "table": "nowhere"}), None)["Reason"]
-    assert [part.split(",")[0] for part in reason.split("; ")] == [
-        "VerifySignature",
-        "InquirePayment",
-        "CrossCheckPayment",
-    ]
-
-
-@pytest.mark.usefixtures("service")
-def test_a_secret_that_was_mended_is_read_anew(task: Task, request_with: Make) -> None:
-    put_secret({})
-    request = request_with(SignatureMode="enforce")
-    assert task.handler(request, None)["Status"] == "FAILED"
-    put_secret(SECRET)
-    assert task.handler(request, None)["Status"] == "SUCCESS"
-
-
-@pytest.mark.usefixtures("service")
-def test_a_role_that_is_known_a_moment_later_is_waited_for(
-    task: Task, request_with: Make, waits: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = boto3.client("dynamodb").describe_table(TableName=ORDERS["table"])["Table"]
-    boto3.client("dynamodb").delete_table(TableName=ORDERS["table"])
-    known = ("TableName", "AttributeDefinitions", "KeySchema")
-
-    def wait(seconds: float) -> None:
-        waits.append(seconds)
-        boto3.client("dynamodb").create_table(
-            BillingMode="PAY_PER_REQUEST", **{member: table[member] for member in known}
-        )
-
-    monkeypatch.setattr(task, "time", SimpleNamespace(sleep=wait))
+    service.refuses_once("AccessDeniedException", 400)
     assert task.handler(request_with(CrossCheckMode="enforce"), None)["Status"] == "SUCCESS"
     assert waits == [5]
 
 
-@pytest.mark.usefixtures("service")
-def test_an_update_keeps_the_id_and_reads_again(task: Task, request_with: Make) -> None:
-    request = {**request_with("Update", SignatureMode="warn", Secret="nobody"), "PhysicalResourceId": "earlier"}
-    answer = task.handler(request, None)
-    assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", "earlier")
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ({"SignatureMode": "enforce"}, {"SignatureMode": "enforce", "CrossCheckMode": "warn"}),
-        ({"InquiryMode": "warn"}, {"InquiryMode": "warn", "SignatureMode": "off"}),
-    ],
-)
-@pytest.mark.usefixtures("service")
-def test_an_update_can_be_taken_back_though_another_check_lacks_something_by_now(
-    task: Task, request_with: Make, before: dict[str, str], after: dict[str, str]
+@pytest.mark.parametrize(("setting", "pause"), [("0.25", 0.25), ("", 5)])
+def test_the_pause_is_a_setting(
+    load_task: Load, request_with: Make, service: Service, waits: list[float], setting: str, pause: float
 ) -> None:
-    put_secret({})
-    old, new = request_with("Update", **before), request_with("Update", **after)
-    forwards = {**new, "OldResourceProperties": old["ResourceProperties"]}
-    backwards = {**old, "OldResourceProperties": new["ResourceProperties"]}
-    assert task.handler(forwards, None)["Status"] == "SUCCESS"
-    assert task.handler(backwards, None)["Status"] == "SUCCESS"
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"SignatureMode": "enforce"},
-        {"SignatureScheme": "plain"},
-        {"Secret": "nobody"},
-        {"Orders": {**ORDERS, "key": "id"}},
-        {"Payments": {**PAYMENTS, "table": "nowhere"}},
-    ],
-    ids=lambda changed: next(iter(changed)),
-)
-@pytest.mark.usefixtures("service")
-def test_an_update_reads_what_it_changes(task: Task, request_with: Make, changed: dict[str, Any]) -> None:
-    put_secret({})
-    on = {"SignatureMode": "warn", "CrossCheckMode": "enforce"}
-    before = request_with(**on)["ResourceProperties"]
-    answer = task.handler({**request_with("Update", **on | changed), "OldResourceProperties": before}, None)
-    assert answer["Status"] == "FAILED"
-    assert len(answer["Reason"].split("; ")) == 1
-
-
-@pytest.mark.usefixtures("service")
-def test_a_stack_goes_without_being_asked_what_it_needed(task: Task, request_with: Make) -> None:
-    request = {**request_with("Delete", SignatureMode="enforce", Secret="nobody"), "PhysicalResourceId": "earlier"}
-    assert task.handler(request, None)["Status"] == "SUCCESS"
-
-
-def test_a_reason_is_short_enough_for_cloudformation(task: Task, request_with: Make) -> None:
-    nowhere = {"table": "n" * 255, "key": "k" * 4096}
-    answer = task.handler(request_with(CrossCheckMode="warn", Orders=nowhere, Payments=nowhere), None)
-    assert len(json.dumps(answer)) < 4096
-
-
-def test_an_answer_that_does_not_arrive_is_an_error_that_does_not_show_where_it_should(
-    task: Task, request_with: Make, service: Any, nobody: str
-) -> None:
-    service.answers(403)
-    with pytest.raises(RuntimeError, match=r"^CloudFormation answered 403\.$"):
-        task.handler(request_with(), None)
-    with pytest.raises(urllib3.exceptions.HTTPError) as error:
-        task.handler({**request_with(), "ResponseURL": f"{nobody}/answer?signature=s"}, None)
-    assert "signature" not in str(error.value)
+    service.answers_at("/", {"__type": "AccessDeniedException"}, 400)
+    task = load_task(AWS_ENDPOINT_URL=service.url, READINESS_PAUSE_SECONDS=setting)
+    task.handler(request_with(SignatureMode="enforce"), None)
+    assert waits == [pause] * 6
