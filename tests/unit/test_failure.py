@@ -6,9 +6,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from callbacks.failure import Failure
+from tests.unit.kit import Json
 
 
-def test_a_failure_carries_all_that_its_reports_tell(failure: dict[str, Any]) -> None:
+def test_a_failure_contains_what_its_reports_need(failure: Json) -> None:
     details = failure["failure"]["SaveCallbackRecord"]
     assert Failure.from_event(failure) == Failure(
         channel="BankApp",
@@ -39,39 +40,34 @@ def test_a_failure_carries_all_that_its_reports_tell(failure: dict[str, Any]) ->
         ("null", "null"),
         ("7", "7"),
         ('{"error": 1}', '{"error": 1}'),
+        ('{"errorMessage": null}', '{"errorMessage": null}'),
     ],
 )
-def test_the_message_is_the_exceptions_own_where_lambda_tells_it(
-    failure: dict[str, Any], cause: str, message: str
-) -> None:
+def test_the_message_is_that_of_the_exception_if_lambda_reports_one(failure: Json, cause: str, message: str) -> None:
     failure["failure"] = {"ValidateCallback": {"Error": "InvalidCallback", "Cause": cause}}
     assert Failure.from_event(failure).message == message
     assert Failure.from_event(failure).cause == cause
 
 
-def test_an_error_without_a_cause_has_an_empty_message(failure: dict[str, Any]) -> None:
+def test_an_error_without_a_cause_has_an_empty_message(failure: Json) -> None:
     failure["failure"] = {"ValidateCallback": {"Error": "States.Timeout"}}
     assert (Failure.from_event(failure).message, Failure.from_event(failure).cause) == ("", "")
 
 
 @pytest.mark.parametrize("delivery", [{}, {"requestId": None}, {"requestId": ""}, {"requestId": "x" * 129}, []])
-def test_a_delivery_that_did_not_come_through_the_api_goes_by_its_execution(
-    failure: dict[str, Any], delivery: dict[str, Any]
-) -> None:
+def test_a_delivery_without_a_usable_request_id_has_that_of_its_execution(failure: Json, delivery: object) -> None:
     failure |= {"event": delivery, "executionName": "started-by-hand"}
     read = Failure.from_event(failure)
     assert (read.request_id, read.order_id, read.charge_id) == ("started-by-hand", None, None)
 
 
-def test_a_request_id_of_the_greatest_length_is_the_deliverys_own(failure: dict[str, Any]) -> None:
+def test_a_request_id_may_have_128_characters(failure: Json) -> None:
     failure["event"]["requestId"] = "x" * 128
     assert Failure.from_event(failure).request_id == "x" * 128
 
 
 @pytest.mark.parametrize("delivery", [{}, {"receivedAt": None}, {"receivedAt": "yesterday"}, [], None])
-def test_a_delivery_without_a_time_of_its_own_goes_by_the_start_of_its_execution(
-    failure: dict[str, Any], delivery: Any
-) -> None:
+def test_a_delivery_without_a_usable_time_was_received_when_it_was_started(failure: Json, delivery: Any) -> None:
     failure |= {"event": delivery, "startedAt": "2026-11-22T10:00:00.5Z"}
     assert Failure.from_event(failure).received_at == "2026-11-22T10:00:00.500Z"
 
@@ -86,7 +82,7 @@ def test_a_delivery_without_a_time_of_its_own_goes_by_the_start_of_its_execution
         "2026-11-22T17:00:01+07:00",
     ],
 )
-def test_the_time_of_a_failure_is_written_in_one_way(failure: dict[str, Any], time: str) -> None:
+def test_the_time_of_a_failure_has_one_spelling(failure: Json, time: str) -> None:
     failure["occurredAt"] = time
     assert Failure.from_event(failure).occurred_at == "2026-11-22T10:00:01.000Z"
 
@@ -95,18 +91,20 @@ def test_the_time_of_a_failure_is_written_in_one_way(failure: dict[str, Any], ti
     ("error", "needs_operator"),
     [
         ("InvalidCallback", True),
+        ("InvalidSignature", True),
         ("PaymentConflict", True),
+        ("PaymentMismatch", True),
         ("DispatchUndecided", True),
         ("DispatchUncertain", False),
+        ("OrderNotFound", False),
+        ("ConfigurationError", False),
         ("DispatchInProgress", False),
         ("ServiceUnavailable", False),
         ("States.Timeout", False),
         ("KeyError", False),
     ],
 )
-def test_a_failure_that_no_redrive_can_cure_needs_an_operator(
-    failure: dict[str, Any], error: str, needs_operator: bool
-) -> None:
+def test_a_failure_that_no_redrive_can_cure_needs_an_operator(failure: Json, error: str, needs_operator: bool) -> None:
     failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
     assert Failure.from_event(failure).needs_operator is needs_operator
 
@@ -138,7 +136,7 @@ def test_any_delivery_and_any_cause_can_be_reported(body: Any, cause: str) -> No
     assert isinstance(read.message, str)
 
 
-def test_the_failed_step_is_not_a_check_that_only_warned(failure: dict[str, Any]) -> None:
+def test_the_failed_step_is_not_a_check_that_only_warned(failure: Json) -> None:
     caught = {"Error": "Lambda.TooManyRequestsException", "Cause": ""}
     failure["modes"] = {"VerifySignature": "warn", "CrossCheckPayment": "enforce", "InquirePayment": "off"}
     failure["failure"] = {"VerifySignature": caught, "CrossCheckPayment": {"Error": "PaymentMismatch", "Cause": ""}}

@@ -1,8 +1,9 @@
-"""The rules of a callback, one table each, and what holds for any input whatever."""
+"""The rules of a callback, one table each, and what holds for any input."""
 
 import json
 import subprocess
 import sys
+from bisect import bisect_left
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact
 from typing import Any
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from callbacks import model
 from callbacks.errors import InvalidCallback
 from local.stack import ROOT
+from tests.unit.kit import Json
 
-VALID: dict[str, Any] = {
+VALID: Json = {
     "orderId": "482500007436",
     "paymentId": "pay_bankapp_123",
     "userId": "b5f392f7-6d89-433c-b24f-bf6a772cab1a",
@@ -30,7 +32,7 @@ def body_with(**fields: Any) -> str:
 
 
 def body_with_text(field: str, text: str) -> str:
-    """A valid body with one more member, its value as text: JSON has numbers that Python's floats do not keep."""
+    """Return a valid body with one more member, its value as text: Python's floats do not keep every JSON number."""
     return f'{json.dumps(VALID)[:-1]}, "{field}": {text}}}'
 
 
@@ -41,7 +43,7 @@ def refusal(body: object) -> str:
 
 
 def accepted(amount: str) -> Decimal | None:
-    """The amount of a valid body, or None where it is refused."""
+    """Return the amount of a valid body, or None if it is refused."""
     try:
         return model.parse(body_with_text("amount", amount)).amount
     except InvalidCallback:
@@ -49,7 +51,9 @@ def accepted(amount: str) -> Decimal | None:
 
 
 def event_body(name: str) -> str:
-    return json.loads((ROOT / "events" / f"{name}.json").read_text())["body"]
+    """Return the body of a sample delivery in events/."""
+    body: str = json.loads((ROOT / "events" / f"{name}.json").read_text())["body"]
+    return body
 
 
 # The body
@@ -126,11 +130,10 @@ def test_the_limit_of_a_body_counts_bytes(character: str) -> None:
     ],
     ids=lambda value: value[:40],
 )
-def test_a_field_that_is_there_twice_is_refused_at_any_depth(members: str, message: str) -> None:
+def test_a_field_that_appears_twice_is_refused_at_any_depth(members: str, message: str) -> None:
     assert refusal(f"{json.dumps(VALID)[:-1]}, {members}}}") == message
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize(
     ("field", "around", "named"),
     [
@@ -142,16 +145,14 @@ def test_a_field_that_is_there_twice_is_refused_at_any_depth(members: str, messa
         ("note", '[{{"a": [{{"b": [0, {}]}}]}}]', "b"),
     ],
 )
-def test_a_number_that_is_not_finite_is_refused_wherever_it_is(
-    number: str, field: str, around: str, named: str
-) -> None:
-    assert refusal(body_with_text(field, around.format(number))) == f"{named}: must be a finite number"
+def test_a_number_that_is_not_finite_is_refused_at_any_depth(field: str, around: str, named: str) -> None:
+    for number in ("NaN", "Infinity", "-Infinity"):
+        assert refusal(body_with_text(field, around.format(number))) == f"{named}: must be a finite number"
 
 
 # The fields
 
 
-@pytest.mark.parametrize("field", ["orderId", "paymentId", "userId"])
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
@@ -174,11 +175,12 @@ def test_a_number_that_is_not_finite_is_refused_wherever_it_is(
         ("\ufffd", "contains U+FFFD, the mark of a broken character"),
     ],
 )
-def test_an_id_is_a_printable_string_of_128_characters_at_most(field: str, value: Any, problem: str) -> None:
-    assert refusal(body_with(**{field: value})) == f"{field}: {problem}"
+def test_an_id_is_a_printable_string_of_128_characters_at_most(value: Any, problem: str) -> None:
+    for field in ("orderId", "paymentId", "userId"):
+        assert refusal(body_with(**{field: value})) == f"{field}: {problem}"
 
 
-def test_bytes_that_are_not_utf_8_are_refused_in_an_id_and_nowhere_else() -> None:
+def test_bytes_that_are_not_utf_8_are_refused_only_in_an_id() -> None:
     body = body_with(orderId="order", message="message").encode()
     broken_id = body.replace(b'"order"', b'"\xfforder"').decode(errors="replace")
     broken_message = body.replace(b'"message"}', b'"\xffmessage"}').decode(errors="replace")
@@ -187,7 +189,7 @@ def test_bytes_that_are_not_utf_8_are_refused_in_an_id_and_nowhere_else() -> Non
 
 
 @pytest.mark.parametrize("value", ["x", "x" * 128, "ใบสั่งซื้อ 7", "O'Brien\\\"/", "🎉" * 128, " a "])
-def test_an_id_is_kept_as_it_is(value: str) -> None:
+def test_an_id_is_kept_unchanged(value: str) -> None:
     callback = model.parse(body_with(orderId=value, paymentId=value, userId=value))
     assert (callback.order_id, callback.payment_id, callback.user_id) == (value, value, value)
 
@@ -209,7 +211,7 @@ def test_success_is_true_or_false(value: Any, problem: str) -> None:
 
 
 @pytest.mark.parametrize("success", [True, False])
-def test_success_says_which_of_both_it_is(success: bool) -> None:
+def test_success_is_kept(success: bool) -> None:
     assert model.parse(body_with(success=success)).success is success
 
 
@@ -239,9 +241,7 @@ DIGITS_PROBLEM = "must be 0, or at least 1E-30 and below 1E+38, with at most 38 
     ],
     ids=lambda value: value[:40],
 )
-def test_an_amount_that_is_no_number_or_one_that_not_everybody_reads_exactly_is_refused(
-    text: str, problem: str
-) -> None:
+def test_an_amount_is_a_number_that_every_reader_reads_exactly(text: str, problem: str) -> None:
     assert refusal(body_with_text("amount", text)) == f"amount: {problem}"
 
 
@@ -273,7 +273,7 @@ def test_an_amount_keeps_every_digit(text: str, kept: str) -> None:
     ["0.00", "-0", "-0.0", "0e400", "0E-400", "-0e125", "0." + "0" * 500, "0e999999999"],
     ids=lambda text: text[:20],
 )
-def test_zero_is_kept_as_0_however_it_is_written(text: str) -> None:
+def test_every_spelling_of_zero_is_kept_as_0(text: str) -> None:
     assert str(model.parse(body_with_text("amount", text)).amount) == "0"
 
 
@@ -312,7 +312,7 @@ def test_different_amounts_have_different_canonical_texts(amounts: tuple[str, st
     assert len({model.canonical_amount(amount) for amount in amounts}) == 2
 
 
-def test_no_amount_is_none_and_not_zero() -> None:
+def test_no_amount_is_not_zero() -> None:
     assert model.canonical_amount(None) is None
     assert model.canonical_amount("0") is not None
 
@@ -337,17 +337,17 @@ def test_a_message_is_a_string_of_1024_characters_at_most(value: Any, problem: s
     [(ABSENT, None), (None, None), ("", ""), ("ก" * 1024, "ก" * 1024), ("a\n\x00b", "a\n\x00b")],
     ids=lambda value: str(value)[:20],
 )
-def test_a_message_is_optional_and_kept_as_it_is(value: Any, kept: str | None) -> None:
+def test_a_message_is_optional_and_kept_unchanged(value: Any, kept: str | None) -> None:
     assert model.parse(body_with(message=value)).message == kept
 
 
-def test_every_wrong_field_is_named_at_once() -> None:
+def test_all_wrong_fields_are_named_at_once() -> None:
     assert refusal(event_body("wrong-types")) == (
         "orderId: must be a string, not a number; paymentId: must not be empty; userId: must be a string, not null; "
         "success: must be true or false, not a string; amount: must be a number, not a string; "
         "message: must be a string, not a number"
     )
-    assert refusal(event_body("missing-fields")) == ("orderId: is missing; userId: is missing; success: is missing")
+    assert refusal(event_body("missing-fields")) == "orderId: is missing; userId: is missing; success: is missing"
 
 
 @pytest.mark.parametrize(
@@ -360,19 +360,19 @@ def test_every_wrong_field_is_named_at_once() -> None:
         ("not-a-number", "amount: must be a finite number"),
     ],
 )
-def test_an_event_that_breaks_a_rule_says_which(event: str, message: str) -> None:
+def test_the_refusal_of_a_sample_names_the_rule_it_breaks(event: str, message: str) -> None:
     assert refusal(event_body(event)) == message
 
 
 @pytest.mark.parametrize(
     "event", ["paid", "paid-again", "declined", "exact-amount", "only-required-fields", "unknown-fields"]
 )
-def test_an_event_of_a_callback_is_accepted(event: str) -> None:
+def test_a_valid_sample_is_accepted(event: str) -> None:
     body = event_body(event)
     assert model.parse(body).success is json.loads(body)["success"]
 
 
-def test_the_value_of_a_field_is_not_repeated_in_a_refusal() -> None:
+def test_a_refusal_does_not_repeat_the_value_of_a_field() -> None:
     secret = "b5f392f7\n" * 20
     assert "b5f392f7" not in refusal(body_with(orderId=secret, paymentId=[secret], userId=secret, message=[secret]))
     assert "b5f392f7" not in refusal(f'{{"userId": "{VALID["userId"]}", tr')
@@ -395,7 +395,7 @@ def test_unknown_fields_are_kept_without_losing_a_digit() -> None:
     }
 
 
-def test_a_callback_without_unknown_fields_has_an_empty_object_of_them() -> None:
+def test_without_unknown_fields_extra_is_an_empty_object() -> None:
     assert model.parse(event_body("paid")).extra == "{}"
 
 
@@ -437,7 +437,7 @@ unknown = st.dictionaries(texts.filter(lambda name: name not in model.RULES), ex
 
 @given(known, unknown, st.none() | amounts, st.booleans())
 def test_any_valid_callback_is_read_exactly(
-    fields: dict[str, Any], extra: dict[str, Any], amount: Decimal | None, ascii_only: bool
+    fields: Json, extra: Json, amount: Decimal | None, ascii_only: bool
 ) -> None:
     document = json.dumps({**extra, **fields}, ensure_ascii=ascii_only)
     callback = model.parse(f'{document[:-1]}, "amount": {"null" if amount is None else amount}}}')
@@ -470,19 +470,19 @@ numbers = st.builds(
 @example("0e400")
 @example("-0e-400")
 @example("2339.00")
-def test_any_amount_that_is_accepted_is_the_same_when_it_was_stored_and_read(number: str) -> None:
+def test_any_accepted_amount_survives_being_stored_and_read(number: str) -> None:
     amount = accepted(number)
     assume(amount is not None)
     assert amount == Decimal(number)
     kept_exactly = amount.normalize(Context(prec=38, traps=[Inexact]))
-    for stored in (TypeSerializer().serialize(amount), {"N": f"{amount:f}"}, {"N": f"{kept_exactly:f}"}):
-        read = TypeDeserializer().deserialize(stored)
+    stored: list[Any] = [TypeSerializer().serialize(amount), {"N": f"{amount:f}"}, {"N": f"{kept_exactly:f}"}]
+    for read in map(TypeDeserializer().deserialize, stored):
         assert read == amount
         assert model.canonical_amount(str(read)) == model.canonical_amount(number)
 
 
 @given(amounts, st.integers(0, 37))
-def test_the_canonical_text_of_any_amount_is_exact_and_takes_no_notice_of_zeros(amount: Decimal, zeros: int) -> None:
+def test_the_canonical_text_of_any_amount_is_exact_and_ignores_zeros(amount: Decimal, zeros: int) -> None:
     canonical = model.canonical_amount(str(amount))
     assert canonical is not None
     assert Decimal(canonical) == amount
@@ -495,9 +495,7 @@ def test_the_canonical_text_of_any_amount_is_exact_and_takes_no_notice_of_zeros(
 
 
 @given(amounts, amounts)
-def test_any_two_amounts_share_a_canonical_text_where_they_are_equal_and_only_there(
-    first: Decimal, second: Decimal
-) -> None:
+def test_any_two_amounts_share_a_canonical_text_only_if_they_are_equal(first: Decimal, second: Decimal) -> None:
     assert (model.canonical_amount(str(first)) == model.canonical_amount(str(second))) == (first == second)
 
 
@@ -508,25 +506,37 @@ def test_any_two_amounts_share_a_canonical_text_where_they_are_equal_and_only_th
 @example('{"amount": 1e999999999}')
 @example('{"amount": ' + "1" * 10**5 + "}")
 @example('{"a": -0e-999999999999999999999}')
-def test_no_text_gets_past_the_rules_with_another_error(text: str) -> None:
+def test_any_other_text_is_refused(text: str) -> None:
     assert refusal(text)
 
 
 @given(json_values, st.sampled_from([*model.RULES, "note"]), st.booleans())
-def test_no_json_gets_past_the_rules_with_another_error(value: Any, field: str, ascii_only: bool) -> None:
+def test_any_json_is_refused_or_can_be_stored(value: Any, field: str, ascii_only: bool) -> None:
     for document in (value, {**VALID, field: value}, {**VALID, "note": [{field: value}]}):
         try:
             callback = model.parse(json.dumps(document, ensure_ascii=ascii_only))
         except InvalidCallback:
             continue
-        # What is accepted can be sent on and stored.
         assert "".join(map(str, (callback.order_id, callback.message, callback.amount, callback.extra))).encode()
 
 
 @given(json_values)
-def test_a_body_that_is_not_text_is_refused_whatever_it_is(value: Any) -> None:
+def test_any_body_that_is_not_text_is_refused(value: Any) -> None:
     assume(not isinstance(value, str))
     assert refusal(value).startswith("body: must be the request's body as a string, not ")
+
+
+@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ('[{"a":', "}]")], ids=["objects", "both"])
+def test_a_body_is_refused_at_any_depth(opening: str, closing: str) -> None:
+    def refusal_at(depth: int) -> str:
+        return refusal('{"a":' + opening * depth + "1" + closing * depth + "}")
+
+    missing, too_deep = refusal_at(1), "body: is nested too deeply"
+    depths = range(4_000)
+    # Another error is likeliest around the depth at which the interpreter's limit begins to strike.
+    limit = bisect_left(depths, True, key=lambda depth: refusal_at(depth) == too_deep)
+    tried = {*depths[::100], *depths[limit - 100 : limit + 100]}
+    assert {refusal_at(depth) for depth in tried} == {missing, too_deep}
 
 
 # Finding ids
@@ -558,11 +568,11 @@ def test_looking_for_ids_never_fails(value: Any, field: str) -> None:
         ({"orderId": "1", "paymentId": 2}, ("1", "2")),
         ('{"orderId": "1", "paymentId": "pay_ba', ("1", None)),
         ('{"orderId"\n:\t-12, ', ("-12", None)),
-        # Where the text breaks off within a number, the rest of it is missing.
+        # A truncated number is another number.
         ('{"orderId": 4825', (None, None)),
         ('{"orderId": "2026\\/7", ', ("2026/7", None)),
         ('{"orderId": "a\u200bb", "paymentId": "%s"}' % ("x" * 129), (None, None)),
-        # Refused as an id, and yet the best that a person can search by.
+        # Refused as an id, but still the best search term.
         ('{"orderId": "A\ufffd", "paymentId": "1"}', ("A\ufffd", "1")),
         ('{"orderId": "%s"}' % ("x" * 128), ("x" * 128, None)),
         ('{"orderId": null, "paymentId": true}', (None, None)),
@@ -570,12 +580,12 @@ def test_looking_for_ids_never_fails(value: Any, field: str) -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_ids_are_found_as_far_as_there_are_any(body: object, found: tuple[str | None, str | None]) -> None:
+def test_ids_are_found_as_far_as_a_body_reveals_them(body: object, found: tuple[str | None, str | None]) -> None:
     assert model.find_ids(body) == found
 
 
 @given(st.integers(0, 200), st.booleans())
-def test_ids_are_found_in_a_body_that_is_cut_off_behind_them(length: int, padded: bool) -> None:
+def test_ids_are_found_in_a_body_that_is_truncated_after_them(length: int, padded: bool) -> None:
     start = '{"orderId": "482500007436", "paymentId": "pay_1"'
     body = start + (", " * length if padded else ', "success": true, "message": "ชำระ" ' * length)
     assert model.find_ids(body[: len(start) + length]) == ("482500007436", "pay_1")
@@ -587,14 +597,14 @@ def test_ids_are_found_in_a_body_that_is_cut_off_behind_them(length: int, padded
 @example('a"b', "a\\b", False)
 def test_the_ids_found_are_those_that_the_rules_read(order_id: str, payment_id: str, ascii_only: bool) -> None:
     fields = {**VALID, "orderId": order_id, "paymentId": payment_id}
-    # PHP's json_encode escapes the slash, too.
+    # PHP's json_encode also escapes the slash.
     body = json.dumps(fields, ensure_ascii=ascii_only).replace("/", r"\/")
     callback = model.parse(body)
     assert (callback.order_id, callback.payment_id) == (order_id, payment_id)
     assert model.find_ids(body) == (callback.order_id, callback.payment_id)
 
 
-def test_an_id_inside_an_unknown_field_is_not_taken_for_the_callbacks_own() -> None:
+def test_an_id_inside_an_unknown_field_is_not_the_callbacks_own() -> None:
     body = '{"bank": {"orderId": "other", "paymentId": "other"}, ' + json.dumps(VALID)[1:]
     assert model.find_ids(body) == (VALID["orderId"], VALID["paymentId"])
 
@@ -621,9 +631,7 @@ def test_an_id_inside_an_unknown_field_is_not_taken_for_the_callbacks_own() -> N
     ],
     ids=str,
 )
-def test_what_a_delivery_proves_itself_by_are_its_headers_but_for_the_plain_ones(
-    delivery: dict[str, Any], proof: dict[str, str] | None
-) -> None:
+def test_only_headers_that_may_prove_the_origin_are_kept(delivery: Json, proof: dict[str, str] | None) -> None:
     headers = model.signature_headers(delivery)
     assert headers is None if proof is None else json.loads(headers or "") == proof
 
@@ -644,7 +652,7 @@ def test_what_a_delivery_proves_itself_by_are_its_headers_but_for_the_plain_ones
         (None, "2026-11-22T17:00:00.123456+07:00", "2026-11-22T10:00:00.123Z"),
         ("1795341600000", "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
         (True, "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
-        # No times of this calendar.
+        # Not in the calendar.
         (9e15, "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
         (10**400, "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
         (float("inf"), "2026-11-22T10:00:00.123Z", "2026-11-22T10:00:00.123Z"),
@@ -655,13 +663,13 @@ def test_a_time_is_utc_with_milliseconds(received_at: object, fallback: str, exp
     assert model.received_at({"receivedAt": received_at}, fallback) == expected
 
 
-# Until 2242: from then on a float of seconds no longer tells one millisecond from the next.
+# Until 2242: after that, a float of seconds cannot distinguish two milliseconds.
 moments = st.integers(0, 2**33 * 1000 - 1)
 
 
 @given(moments, moments)
 @example(1795341600009, 1795341600010)
-def test_the_text_of_a_time_sorts_as_time_does(first: int, second: int) -> None:
+def test_the_text_of_a_time_sorts_chronologically(first: int, second: int) -> None:
     texts_of_both = (model.received_at({"receivedAt": first}, ""), model.received_at({"receivedAt": second}, ""))
     assert (first < second) == (texts_of_both[0] < texts_of_both[1])
     assert len(texts_of_both[0]) == len("2026-11-22T10:00:00.000Z")
@@ -673,10 +681,3 @@ def test_a_time_is_the_same_to_the_millisecond_from_either_source(milliseconds: 
     assert model.received_at(None, text) == text
     moment = datetime.fromisoformat(text)
     assert round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000) == milliseconds
-
-
-@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ('[{"a":', "}]")], ids=["objects", "both"])
-def test_whatever_its_depth_a_body_is_refused_as_a_callback_and_nothing_else(opening: str, closing: str) -> None:
-    for depth in range(600, 1600):
-        with pytest.raises(InvalidCallback):
-            model.parse('{"a":' + opening * depth + "1" + closing * depth + "}")
