@@ -31,8 +31,7 @@ from callbacks.tables import Payment, bind, try_write
 
 # A claim outlives the function that holds it, also if their clocks differ by this much.
 CLOCK_SKEW = timedelta(milliseconds=500)
-# A release between a failed claim and its explanation starts over; nobody releases more often than that.
-MAX_ROUNDS = 3
+IN_PROGRESS = "Another delivery of the payment is being dispatched"
 
 Payments = bind(Payment, config.required("LEDGER_TABLE"))
 
@@ -98,29 +97,26 @@ def claim(attempt: Attempt, lifetime: timedelta, max_repeats: int, is_recorded: 
     dispatched with another user or amount, and DispatchUndecided if it may have been dispatched and must not be
     repeated.
     """
-    for _ in range(MAX_ROUNDS):
-        if _write_claim(attempt, lifetime):
-            return None
-        payment = _read(attempt)
-        if payment is None or (payment.claimedBy is None and payment.dispatchedBy is None):
-            continue
-        if payment.attemptId == attempt.attempt_id:
-            # The answer to this attempt's own write was lost.
-            return None
-        if payment.claimedBy is not None and payment.claimedUntil > times.iso(times.now()):
-            break
-        if not attempt.agrees_with(payment):
-            raise PaymentConflict("The payment was delivered before with another amount or user")
-        if payment.dispatchedBy is not None:
-            return payment.dispatchedBy
-        if is_recorded(payment.claimedBy):
-            _write_dispatch(attempt, payment.claimedBy)
-            return payment.claimedBy
-        if payment.dispatches > max_repeats:
-            raise DispatchUndecided(f"The payment may have been dispatched {payment.dispatches:.0f} times")
-        if _write_repeat(attempt, payment, lifetime):
-            return None
-    raise DispatchInProgress("Another delivery of the payment is being dispatched")
+    if _write_claim(attempt, lifetime):
+        return None
+    payment = _read(attempt)
+    if payment is not None and payment.attemptId == attempt.attempt_id:
+        # The answer to this attempt's own write was lost.
+        return None
+    if payment is None or (payment.dispatchedBy is None and not _has_expired_claim(payment)):
+        raise DispatchInProgress(IN_PROGRESS)
+    if not attempt.agrees_with(payment):
+        raise PaymentConflict("The payment was delivered before with another amount or user")
+    if payment.dispatchedBy is not None:
+        return payment.dispatchedBy
+    if is_recorded(payment.claimedBy):
+        _write_dispatch(attempt, payment.claimedBy)
+        return payment.claimedBy
+    if payment.dispatches > max_repeats:
+        raise DispatchUndecided(f"The payment may have been dispatched {payment.dispatches:.0f} times")
+    if not _write_repeat(attempt, payment, lifetime):
+        raise DispatchInProgress(IN_PROGRESS)
+    return None
 
 
 def finish(attempt: Attempt, invoke_request_id: str) -> None:
@@ -137,6 +133,10 @@ def release(attempt: Attempt) -> None:
             condition=Payment.attemptId == attempt.attempt_id,
         )
     )
+
+
+def _has_expired_claim(payment: Payment) -> bool:
+    return payment.claimedBy is not None and payment.claimedUntil <= times.iso(times.now())
 
 
 def _write_claim(attempt: Attempt, lifetime: timedelta) -> bool:

@@ -153,6 +153,18 @@ def test_an_uncertain_dispatch_is_repeated_once_and_then_left_to_an_operator(
     assert len(service.requests) == 2
 
 
+def test_a_refused_invoke_whose_claim_cannot_be_released_is_not_retried(
+    task: Task, service: Service, callback: Json, before_call: BeforeCall, before_invoke: BeforeInvoke
+) -> None:
+    def fail() -> None:
+        raise OSError
+
+    service.refuses("TooManyRequestsException", 429)
+    before_invoke(lambda: before_call(task.ledger.Payments, "UpdateItem", fail))
+    with pytest.raises(DispatchUncertain, match="Nothing was dispatched"):
+        task.handler(event(callback), context())
+
+
 # Once per payment
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from callbacks.errors import DispatchInProgress, DispatchUndecided, PaymentConflict
-from tests.unit.kit import Json, Load, Table, TableOf, Task
+from tests.unit.kit import BeforeCall, Json, Load, Table, TableOf, Task
 
 LIFETIME = timedelta(seconds=2)
 # A claim that has expired by the time anybody else looks.
@@ -144,6 +144,28 @@ def test_an_unfinished_dispatch_that_is_on_record_is_finished_and_not_repeated(l
     ledger.recorded.add("first")
     assert ledger.claim(ledger.attempt("second")) == "first"
     assert (ledger.item["dispatchedBy"], ledger.item["dispatches"]) == ("first", 1)
+
+
+def test_a_claim_that_is_released_meanwhile_is_in_progress(ledger: Ledger, before_call: BeforeCall) -> None:
+    first = ledger.attempt()
+    ledger.claim(first)
+    before_call(ledger.module.Payments, "GetItem", lambda: ledger.module.release(first))
+    with pytest.raises(DispatchInProgress):
+        ledger.claim(ledger.attempt("second"))
+    assert ledger.claim(ledger.attempt("second")) is None
+
+
+def test_of_two_attempts_that_repeat_a_dispatch_one_is_in_progress(ledger: Ledger) -> None:
+    ledger.claim(ledger.attempt(), EXPIRED)
+    faster = ledger.attempt("second")
+
+    def repeat_faster(_: str) -> bool:
+        assert ledger.claim(faster) is None
+        return False
+
+    with pytest.raises(DispatchInProgress):
+        ledger.module.claim(ledger.attempt("third"), LIFETIME, 1, repeat_faster)
+    assert (ledger.item["claimedBy"], ledger.item["dispatches"]) == ("second", 2)
 
 
 # What must agree
