@@ -381,10 +381,10 @@ def test_the_command_goes_through_all_pages_and_prints_a_total(
     capsys.readouterr()
 
     assert run_command(workflow, since=since, limit=2, dryRun=True) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "5 would be run again: 5 open"
+    assert capsys.readouterr().out.splitlines()[-1] == "5 would be redriven: 5 open"
     assert run_command(workflow, since=since, limit=2) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("{")]
-    assert lines[-1] == "5 run again: 5 resolved"
+    assert lines[-1] == "5 redriven: 5 resolved"
     assert sorted(line.split()[2] for line in lines[:-1]) == [f"order-{number}" for number in range(1, 6)]
     assert run_command(workflow, since=since) == 0
     assert capsys.readouterr().out == "Nothing to run again.\n"
@@ -393,4 +393,4 @@ def test_the_command_goes_through_all_pages_and_prints_a_total(
 def test_the_command_fails_if_a_delivery_does(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
     workflow.run(delivery(1, userId=None))
     assert run_command(workflow, orderId="order-1") == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "1 run again: 1 open"
+    assert capsys.readouterr().out.splitlines()[-1] == "1 redriven: 1 open"
