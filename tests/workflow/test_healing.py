@@ -387,7 +387,7 @@ def test_the_command_goes_through_all_pages_and_prints_a_total(
     assert lines[-1] == "5 redriven: 5 resolved"
     assert sorted(line.split()[2] for line in lines[:-1]) == [f"order-{number}" for number in range(1, 6)]
     assert run_command(workflow, since=since) == 0
-    assert capsys.readouterr().out == "Nothing to run again.\n"
+    assert capsys.readouterr().out == "Nothing to redrive.\n"
 
 
 def test_the_command_fails_if_a_delivery_does(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
