@@ -49,7 +49,7 @@ def request_with(service: Service) -> Make:
 
 @pytest.fixture
 def waits() -> list[float]:
-    """The pauses between attempts, which nobody waits for."""
+    """The pauses between attempts; the tests do not wait for them."""
     return []
 
 
