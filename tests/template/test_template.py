@@ -147,11 +147,26 @@ def test_an_execution_that_cannot_report_itself_sets_off_an_alarm() -> None:
     assert {
         (alarm["Dimensions"][0]["Value"]["Ref"], alarm["MetricName"], alarm["ComparisonOperator"], alarm["Threshold"])
         for alarm in ALARMS.values()
+        if alarm["Namespace"] == "AWS/States"
     } == {
         ("BankAppCallback", "ExecutionsFailed", "GreaterThanThreshold", 0),
         ("BankAppCallback", "ExecutionsTimedOut", "GreaterThanThreshold", 0),
         ("BankAppHealing", "ExecutionsSucceeded", "LessThanThreshold", 1),
     }
+
+
+def test_a_dispatched_payment_that_is_not_processed_sets_off_an_alarm() -> None:
+    alarms = [alarm for alarm in ALARMS.values() if alarm["Namespace"] == "AWS/Lambda"]
+    assert {(alarm["MetricName"], alarm["Statistic"], alarm["Threshold"]) for alarm in alarms} == {
+        ("AsyncEventsDropped", "Sum", 0),
+        ("Errors", "Sum", 0),
+        ("Throttles", "Sum", 0),
+        ("AsyncEventAge", "Maximum", 300_000),
+    }
+    function = deployed(RESOURCES["BankAppCallback"]["Properties"]["DefinitionSubstitutions"])["ProcessPaidFunction"]
+    for alarm in alarms:
+        assert deployed(alarm)["Dimensions"] == [{"Name": "FunctionName", "Value": function}]
+        assert alarm["TreatMissingData"] == "notBreaching"
 
 
 def test_healing_that_never_starts_sets_off_an_alarm() -> None:
