@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     except StackError as error:
         print(error, file=sys.stderr)
     except (BotoCoreError, ClientError) as error:
-        print(f"AWS: {error}", file=sys.stderr)
+        print(stacks.explain(error, options), file=sys.stderr)
     return 1
 
 

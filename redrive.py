@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     except StackError as error:
         print(error, file=sys.stderr)
     except (BotoCoreError, ClientError) as error:
-        print(f"AWS: {error}", file=sys.stderr)
+        print(stacks.explain(error, options), file=sys.stderr)
     except KeyboardInterrupt:
         print("\nStopped; the redrives in progress still finish.", file=sys.stderr)
     return 1

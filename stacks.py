@@ -37,6 +37,12 @@ def client_maker(options: argparse.Namespace) -> Callable[[str], Any]:
     )
 
 
+def explain(error: Exception, options: argparse.Namespace) -> str:
+    """Return what to print about an error of AWS, or of the emulator."""
+    hint = " Does `make run` serve the stack, with this AWS_PORT?" if options.local else ""
+    return f"AWS: {error}{hint}"
+
+
 def output_of(cloudformation: Any, options: argparse.Namespace, key: str) -> str:
     """Return an output of the stack. Raises StackError if it has none of that name."""
     name = LOCAL_STACK if options.local else options.stack

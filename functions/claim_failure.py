@@ -8,15 +8,15 @@ from callbacks import config, redrives, request_ids, times
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.transient import translate_transient_errors
 
-# Longer than any redrive takes: the claim of a run that died has expired by then.
-LEASE = timedelta(minutes=5)
+# Longer than any redrive takes, so an expired claim belongs to a run that died.
+CLAIM_TIME = timedelta(minutes=5)
 MAX_EXCERPT_CHARACTERS = 4096
 
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Claim the failure for the time of the lease, and return what its redrive needs.
+    """Claim the failure for CLAIM_TIME, and return what its redrive needs.
 
     Takes `requestId` and `isManual`: an operator may claim a failure that is not due or was given up.
     Returns `decision` (`redrive`, `give up` or `skip`) and `status`; unless it is `skip`, also `attempt` (from 1),
@@ -67,7 +67,7 @@ def _claim(row: CallbackError, attempt: float) -> bool:
             actions=[
                 CallbackError.status.set(Status.REDRIVEN),
                 CallbackError.attempts.set(attempt),
-                due.set(times.iso(times.now() + LEASE)),
+                due.set(times.iso(times.now() + CLAIM_TIME)),
             ],
             condition=(CallbackError.attempts == row.attempts)
             & (CallbackError.status == row.status)

@@ -45,7 +45,7 @@ def _send(failure: Failure, suppressed: int) -> str:
             Source=SENDER,
             Destination={"ToAddresses": RECIPIENTS},
             Message={
-                "Subject": _content(f"[{ENVIRONMENT}] {failure.channel} callback failed: {failure.error}"),
+                "Subject": _content(f"[{ENVIRONMENT}] {failure.channel} callback: {failure.error}"),
                 "Body": {"Text": _content(_text(rows)), "Html": _content(_html(rows))},
             },
         )

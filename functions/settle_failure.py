@@ -33,7 +33,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     is_last = "reason" in event["run"] or redrives.is_last(event["attempt"])
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
-    # A redrive that died, or was answered 200, says nothing about the error in the log.
+    # The row has this redrive's error only if it was answered, and with something other than 200.
     needs_operator = result.status_code not in {None, 200} and row.error in FOR_OPERATORS
     status = _status(is_success=result.is_done, needs_operator=needs_operator, is_last=is_last)
     will_retry = status == Status.OPEN and not needs_operator
@@ -50,7 +50,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
                 condition=CallbackError.attempts == event["attempt"],
             )
         )
-    logger.info("Delivery redriven", requestId=row.requestId, orderId=row.orderId, status=row.status)
+    logger.info("Failure settled", requestId=row.requestId, orderId=row.orderId, status=row.status)
     return {
         "requestId": row.requestId,
         "orderId": row.orderId,

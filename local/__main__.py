@@ -24,7 +24,7 @@ from local.views import PREFIX
 CALLBACK_PATH = "/bankapp/callback"
 EVENTS = ROOT / "events"
 DEFAULT_API_PORT = 3000
-SAMPLE = '{"orderId": "482500007436", "paymentId": "pay_1", "userId": "u1", "success": true, "amount": 2339.00}'
+SAMPLE = '{"orderId": "482500009001", "paymentId": "pay_1", "userId": "u1", "success": true, "amount": 2339.00}'
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     run_parser.add_argument(
         "--aws-port",
         type=int,
-        default=int(os.environ.get("AWS_PORT", "4566")),
+        default=os.environ.get("AWS_PORT", "4566"),
         help="port of the emulator (%(default)s)",
     )
     run_parser.add_argument("--state", type=Path, help="a folder that keeps tables and executions for the next start")
@@ -52,7 +52,7 @@ def main() -> int:
         command.add_argument(
             "--api-port",
             type=int,
-            default=int(os.environ.get("API_PORT", DEFAULT_API_PORT)),
+            default=os.environ.get("API_PORT", str(DEFAULT_API_PORT)),
             help="port of the API (%(default)s)",
         )
     arguments = parser.parse_args()

@@ -76,7 +76,7 @@ class ServiceUnavailable(Exception):
 
 
 class ConfigurationError(Exception):
-    """A required setting is missing or wrong; a retry does not help."""
+    """A required setting is missing or wrong; an immediate retry does not help."""
 
 
 class InvalidSelection(Exception):

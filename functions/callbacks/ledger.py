@@ -29,7 +29,7 @@ from callbacks import config, model, times
 from callbacks.errors import DispatchInProgress, DispatchUndecided, PaymentConflict
 from callbacks.tables import Payment, bind, try_write
 
-# A claim outlives the function that holds it, also if their clocks differ by this much.
+# A claim outlives the function that holds it, even if two functions' clocks differ by this much.
 CLOCK_SKEW = timedelta(milliseconds=500)
 IN_PROGRESS = "Another delivery of the payment is being dispatched"
 
@@ -92,7 +92,7 @@ def standing_of(channel: str, callback: dict[str, Any]) -> Standing:
 def claim(attempt: Attempt, lifetime: timedelta, max_repeats: int, is_recorded: Callable[[str], bool]) -> str | None:
     """Claim the payment for `lifetime`; return None, or the delivery that has dispatched it already.
 
-    `is_recorded` tells whether a delivery's record shows its dispatch: the last trace of one that was not finished.
+    `is_recorded` tells whether a delivery's record shows its dispatch, even though its claim was never finished.
     Raises DispatchInProgress while another attempt holds the claim, PaymentConflict if the payment was or may have been
     dispatched with another user or amount, and DispatchUndecided if it may have been dispatched and must not be
     repeated.

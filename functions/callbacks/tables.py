@@ -47,7 +47,7 @@ class CallbackRecord(Model):
     The range key starts with the time of receipt, so a Query on `orderId` reads an order's callbacks in order of
     arrival. `undispatchedSince` is the time of receipt while a paid delivery waits for its dispatch to be confirmed;
     then `dispatchedBy` is the delivery that was dispatched, this one or an earlier one of the same payment.
-    `signature`, `crossCheck` and `inquiry` are the checks' verdicts: `off`, `passed`, or `failed: ` and why.
+    `signature`, `crossCheck` and `inquiry` are the checks' verdicts: `skipped`, `passed`, or `failed: ` and why.
     """
 
     orderId = UnicodeAttribute(hash_key=True)

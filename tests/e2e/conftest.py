@@ -229,7 +229,7 @@ def guarded() -> Iterator[Guarded]:
         assert {order for order in orders if not order.startswith(GENUINE)} == set()
         mails = [mail["Subject"] for mail in guarded.server.views.mails()]
         kinds = {error["error"] for error in guarded.server.views.errors()}
-        assert set(mails) == {f"[local] BankApp callback failed: {kind}" for kind in kinds}
+        assert set(mails) == {f"[local] BankApp callback: {kind}" for kind in kinds}
         # The first e-mail of a kind goes out twice if its answer was lost, or if its window could not be stored.
         assert len(mails) <= 2 * len(kinds)
 

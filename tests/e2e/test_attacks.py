@@ -30,6 +30,7 @@ from tests.e2e.conftest import (
     signed,
 )
 from tests.outcomes import FAILURE_MESSAGE
+from tests.sources import CHECKS
 
 OTHER_KEY = "whsec_" + base64.b64encode(b"removed from the secret").decode()
 NOT_SIGNED = "webhook-id: is missing"
@@ -43,10 +44,10 @@ MAX_BODY_BYTES = 32 * 1024
 LOADED_TEXTS = [
     pytest.param("$input.json('$')", id="request template"),
     pytest.param("$input.params().header #set($q = 1) ${q} #end", id="Velocity"),
-    pytest.param('","body":"{}","modes":{"signature":"off"},"x":"', id="JSON"),
+    pytest.param('","body":"{}","modes":{"VerifySignature":"off"},"x":"', id="JSON"),
     pytest.param('\\","requestId":"chosen","x":"', id="escaped JSON"),
-    pytest.param("States.Format('{}', $.callback)", id="intrinsic function"),
-    pytest.param("$.checks.signature $$.Execution.Name", id="JSONPath"),
+    pytest.param("States.Format('{}', $.delivery.callback)", id="intrinsic function"),
+    pytest.param("$.checks.VerifySignature.verdict $$.Execution.Name", id="JSONPath"),
     pytest.param("${BankSecret} {{resolve:secretsmanager:kbank-local}}", id="template reference"),
     pytest.param("'; DROP TABLE orders; -- <script>alert(1)</script> ../../etc/passwd", id="SQL, HTML and paths"),
 ]
@@ -364,11 +365,11 @@ def test_a_malformed_body_is_refused_even_if_the_bank_signed_it(
 
 
 STATE_MEMBERS = [
-    pytest.param({"modes": {"signature": "off", "crossCheck": "off", "inquiry": "off"}}, id="modes"),
-    pytest.param({"checks": {"signature": {"passed": True}, "crossCheck": {"passed": True}}}, id="checks"),
-    pytest.param({"delivery": {"body": "{}"}, "headers": {"webhook-id": "msg_1"}}, id="delivery"),
+    pytest.param({"modes": dict.fromkeys(CHECKS, "off")}, id="modes"),
+    pytest.param({"checks": {check: {"verdict": "passed"} for check in CHECKS}}, id="checks"),
+    pytest.param({"delivery": {"callback": {"success": True}}, "headers": {"webhook-id": "msg_1"}}, id="delivery"),
     pytest.param({"isDone": True, "statusCode": 200, "body": '{"success": true}'}, id="answer"),
-    pytest.param({"failure": None, "record": {"isNew": True}, "dispatch": {"isDuplicate": False}}, id="results"),
+    pytest.param({"failure": None, "record": {"payment": "new"}, "dispatch": {"isDuplicate": False}}, id="results"),
     pytest.param({"stateMachineArn": "arn:of:another", "name": "chosen", "input": "{}"}, id="call"),
 ]
 
@@ -593,4 +594,4 @@ def test_a_flood_of_forgeries_sends_one_email_and_logs_each(guarded: Guarded, bo
     answers += [guarded.send(body, {"Content-Type": "application/json"}) for _ in range(10)]
     assert all(len(guarded.errors_of(answer)) == 1 for answer in answers)
     assert len(subjects()) == before
-    assert "[local] BankApp callback failed: InvalidSignature" in subjects()
+    assert "[local] BankApp callback: InvalidSignature" in subjects()

@@ -176,7 +176,7 @@ def test_a_failure_reaches_all_three_reports(local: Local, make_body: MakeBody, 
     assert answer.request_id in error["executionArn"]
     (mail,) = local.mails_of(answer)
     assert (mail["Source"], mail["To"]) == ("payments@example.com", ["on-duty@example.com"])
-    assert mail["Subject"] == "[local] BankApp callback failed: InvalidCallback"
+    assert mail["Subject"] == "[local] BankApp callback: InvalidCallback"
     for part in (mail["BodyText"], mail["BodyHtml"]):
         assert all(text in part for text in ("userId: is missing", order_id, error["executionArn"]))
     (event,) = local.sentry_events_of(answer)

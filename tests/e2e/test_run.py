@@ -20,6 +20,7 @@ import pytest
 
 from local.__main__ import SAMPLE, post
 from local.stack import ROOT, free_ports
+from tests.commands import readme_commands
 from tests.outcomes import FAILURE_MESSAGE, OUTCOMES, body_of
 from tests.workflow.paths import PAID
 
@@ -93,14 +94,16 @@ def test_it_shows_a_callback_keeps_its_state_and_leaves_nothing_behind(tmp_path:
         assert listening_addresses(api_port) == listening_addresses(aws_port) == {loopback}
         assert listening_addresses(8883) == set()
 
+        of_readme = [command.replace(":3000/", f":{api_port}/") for command in readme_commands()]
+        printed = [line.strip() for line in shown.splitlines() if line.startswith("  curl")]
+        assert printed[:2] == [command for command in of_readme if command.startswith("curl")][:2]
         send, read, *_ = (shlex.split(line) for line in shown.splitlines() if line.startswith("  curl"))
         sent = run_command(*send, "--silent", "--show-error")
         assert json.loads(sent.stdout)["processing"] is True, sent.stderr
         outcome = json.loads(run_command(*read, "--silent", "--show-error").stdout)
-        # The order of the printed commands is that of events/paid.json, which was sent first.
-        assert [execution["answer"]["body"] for execution in outcome["executions"]][1:] == [json.loads(sent.stdout)]
-        assert [record["paymentId"] for record in outcome["records"]] == ["pay_bankapp_123", "pay_1"]
-        assert [call["payload"] for call in outcome["process-paid"]] == [body_of("paid"), SAMPLE]
+        assert [execution["answer"]["body"] for execution in outcome["executions"]] == [json.loads(sent.stdout)]
+        assert [record["paymentId"] for record in outcome["records"]] == ["pay_1"]
+        assert [call["payload"] for call in outcome["process-paid"]] == [SAMPLE]
         assert outcome["errors"] == outcome["mails"] == outcome["sentry"] == []
 
         demo = run_local("demo", "--api-port", str(api_port))

@@ -130,18 +130,18 @@ def test_a_collected_payment_is_redriven_as_the_original_delivery(
 
 
 @pytest.mark.parametrize(
-    "notes",
+    "verdicts",
     [
         {"signature": None, "signatureHeaders": None},
-        {"signature": "off"},
+        {"signature": "skipped"},
         {"signature": "InvalidSignature: webhook-id: is missing", "crossCheck": "OrderNotFound", "inquiry": "passed"},
     ],
     ids=str,
 )
 def test_a_payment_is_collected_whatever_the_verdicts_and_keeps_them(
-    task: Task, records: Table, recorded: Put, notes: dict[str, str | None]
+    task: Task, records: Table, recorded: Put, verdicts: dict[str, str | None]
 ) -> None:
-    record = recorded(**notes)
+    record = recorded(**verdicts)
     assert collected(task) == ["8f7e6d5c"]
     del record["undispatchedSince"]
     assert items(records) == [record]
@@ -312,7 +312,7 @@ def test_the_log_names_the_delivery_but_not_the_user(task: Task, recorded: Put, 
 
 
 @pytest.mark.parametrize("selection", [{"orderid": "1"}, {"since": "yesterday"}, {"dryRun": "yes"}, {"limit": 0}])
-def test_a_misspelt_selection_moves_nothing(task: Task, records: Table, recorded: Put, selection: Json) -> None:
+def test_an_invalid_selection_moves_nothing(task: Task, records: Table, recorded: Put, selection: Json) -> None:
     recorded()
     with pytest.raises(InvalidSelection):
         task.handler(event(**selection), None)

@@ -58,7 +58,7 @@ RECORD = item(
     requestId="8f7e6d5c",
     receivedAt="2020-01-01T10:00:00.000Z",
     executionArn="arn",
-    signature="off",
+    signature="skipped",
     undispatchedSince="2020-01-01T10:00:00.000Z",
 )
 CONDITION_FAILED = {"__type": "ConditionalCheckFailedException", "Message": "no"}
@@ -84,7 +84,7 @@ class Path:
 @pytest.fixture
 def events(callback: Json, failure: Json) -> Json:
     """The events of the callback workflow's tasks."""
-    save = {"channel": "BankApp", "table": "table", "executionArn": "arn", "callback": callback, "signature": "off"}
+    save = {"channel": "BankApp", "table": "table", "executionArn": "arn", "callback": callback, "signature": "skipped"}
     return {"save_callback_record": save, "write_error_log": failure}
 
 

@@ -71,7 +71,7 @@ def test_the_printed_commands_can_be_copied(capsys: pytest.CaptureFixture[str], 
     commands = [shlex.split(line) for line in printed if line.startswith("  ")]
     assert commands == [
         ["curl", "-H", "Content-Type: application/json", "-d", SAMPLE, f"{url}/bankapp/callback"],
-        ["curl", f"{url}/_local/orders/482500007436"],
+        ["curl", f"{url}/_local/orders/482500009001"],
         ["curl", f"{url}/_local/"],
         demo.split(),
     ]

@@ -95,7 +95,9 @@ def test_a_field_that_a_callback_omits_is_not_on_its_item(task: Task, typed: Typ
     assert not item.keys() & optional
 
 
-@pytest.mark.parametrize("verdict", ["off", "passed", "InvalidSignature: webhook-id: is missing", "ServiceUnavailable"])
+@pytest.mark.parametrize(
+    "verdict", ["skipped", "passed", "failed: InvalidSignature: webhook-id: is missing", "failed: ServiceUnavailable"]
+)
 def test_the_verdict_on_the_signature_is_on_the_item(task: Task, typed: Typed, callback: Json, verdict: str) -> None:
     task.handler({**event(callback), "signature": verdict}, None)
     (item,) = typed()

@@ -53,7 +53,7 @@ def test_an_email_about_a_failure_is_sent_by_a_verified_sender(load: Load, ses: 
     assert result == {"reported": True, "messageId": message.id}
     assert message.source == "alerts@example.com"
     assert message.destinations["ToAddresses"] == ["oncall@example.com"]
-    assert message.subject == "[test] BankApp callback failed: ServiceUnavailable"
+    assert message.subject == "[test] BankApp callback: ServiceUnavailable"
 
 
 def test_an_email_goes_to_all_recipients(load: Load, ses: Any, failure: Json) -> None:
@@ -93,7 +93,7 @@ def test_the_html_says_the_same_escaped(send: Send, failure: Json) -> None:
 def test_the_subject_names_the_environment(send: Send, failure: Json) -> None:
     failure |= {"channel": "Card", "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": "{}"}}}
     sent = send(failure, ENVIRONMENT="prod")
-    assert sent["Message.Subject.Data"] == "[prod] Card callback failed: InvalidCallback"
+    assert sent["Message.Subject.Data"] == "[prod] Card callback: InvalidCallback"
     assert "Environment: prod\n" in sent["Message.Body.Text.Data"]
 
 

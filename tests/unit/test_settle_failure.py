@@ -213,7 +213,7 @@ def test_the_log_has_the_outcome_but_nothing_of_the_delivery(task: Task, claimed
     task.handler(event(DONE), None)
     (line,) = log()
     expected = {
-        "message": "Delivery redriven",
+        "message": "Failure settled",
         "requestId": "8f7e6d5c",
         "orderId": "482500007436",
         "status": "resolved",

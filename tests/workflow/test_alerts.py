@@ -74,8 +74,8 @@ def test_a_failure_of_another_kind_is_mailed_at_once(workflow: Workflow) -> None
 
     subjects = [mail.subject for mail in workflow.mails]
     assert subjects == [
-        "[test] BankApp callback failed: InvalidCallback",
-        "[test] BankApp callback failed: ServiceUnavailable",
+        "[test] BankApp callback: InvalidCallback",
+        "[test] BankApp callback: ServiceUnavailable",
     ]
 
 

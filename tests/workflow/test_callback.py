@@ -188,7 +188,7 @@ def test_an_invalid_callback_is_reported_once_with_its_readable_ids(
     assert json.loads(error["event"]) == from_api(name)
     assert json.loads(error["cause"])["errorMessage"] == OUTCOMES[name].refusal
     (mail,) = workflow.mails
-    assert mail.subject == "[test] BankApp callback failed: InvalidCallback"
+    assert mail.subject == "[test] BankApp callback: InvalidCallback"
     assert mail.source == "callbacks@example.com"
     assert mail.destinations == {"ToAddresses": ["oncall@example.com", "payments@example.com"]}
     for cell in (order or "unknown", charge or "unknown", "ValidateCallback", execution.arn):

@@ -137,7 +137,7 @@ def test_in_warn_a_forged_callback_is_recorded_reported_and_dispatched(workflow:
     assert len(workflow.dispatched) == 1
     assert workflow.errors == []
     (mail,) = workflow.mails
-    assert mail.subject == "[test] BankApp callback failed: CheckWarning"
+    assert mail.subject == "[test] BankApp callback: CheckWarning"
     assert "VerifySignature: failed: InvalidSignature: webhook-id: is missing" in mail.body
     assert [event["fingerprint"][-1] for event in workflow.sentry.events] == ["CheckWarning"]
 

@@ -1,6 +1,6 @@
 """Each call that is made for a payment fails in each way, and the payment is still dispatched.
 
-In the ordinary run each call has one of the lasting faults, in turn; in the exhaustive run it has all of them.
+In the ordinary run each call has one of the lasting faults, in turn; the exhaustive run adds the others.
 """
 
 from collections.abc import Sequence
@@ -160,7 +160,7 @@ def each_cell(path: str) -> pytest.MarkDecorator:
 
 @pytest.fixture(autouse=True)
 def _pauses_pass(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let claims expire before each retry: its pause is as long as the function, and so its claim, may last."""
+    """Let claims expire before each retry, which after a timeout comes a second later than the claim can last."""
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _: workflow.expire_claims()))
 
 

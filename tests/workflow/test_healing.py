@@ -142,8 +142,8 @@ def test_a_failure_that_persists_is_given_up_and_reported_once(workflow: Workflo
 
     assert seen == [*(("open", attempt) for attempt in range(1, 8)), ("given up", 8), ("given up", 8)]
     assert [mail.subject for mail in workflow.mails] == [
-        "[test] BankApp callback failed: ServiceUnavailable",
-        "[test] BankApp callback failed: GivenUp",
+        "[test] BankApp callback: ServiceUnavailable",
+        "[test] BankApp callback: GivenUp",
     ]
     (event,) = [event for event in workflow.sentry.events if event["fingerprint"][-1] == "GivenUp"]
     assert event["exception"]["values"][0]["value"].startswith("Redriven 8 times, last result: 500 Internal error")
@@ -280,7 +280,7 @@ def test_a_last_attempt_without_an_outcome_is_given_up_and_reported(workflow: Wo
     workflow.pass_time()
     assert results(workflow.heal()) == {"request-1": ("given up", "The last attempt left no result")}
     assert status_of(workflow) == {"request-1": ("given up", 8)}
-    assert [mail.subject for mail in workflow.mails][1:] == ["[test] BankApp callback failed: GivenUp"]
+    assert [mail.subject for mail in workflow.mails][1:] == ["[test] BankApp callback: GivenUp"]
     assert results(workflow.heal()) == {}
 
 
@@ -292,7 +292,7 @@ def test_all_that_one_run_gives_up_is_one_mail(workflow: Workflow) -> None:
         workflow.heal()
 
     assert set(status_of(workflow).values()) == {("given up", 8)}
-    assert [mail.subject for mail in workflow.mails][1:] == ["[test] BankApp callback failed: GivenUp"]
+    assert [mail.subject for mail in workflow.mails][1:] == ["[test] BankApp callback: GivenUp"]
 
 
 def test_one_run_redrives_more_than_a_page(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +319,7 @@ def test_a_delivery_too_large_to_redrive_is_given_up_and_stops_no_other(workflow
         "request-1": ("resolved", "200 BankApp callback recorded"),
         "request-2": too_large,
     }
-    assert [mail.subject for mail in workflow.mails][-1] == "[test] BankApp callback failed: GivenUp"
+    assert [mail.subject for mail in workflow.mails][-1] == "[test] BankApp callback: GivenUp"
     assert "order-2" in workflow.mails[-1].body
     assert results(workflow.heal()) == {}
     assert results(workflow.heal(requestId="request-2")) == {"request-2": too_large}
@@ -331,7 +331,7 @@ def test_a_lost_payment_too_large_to_redrive_is_reported(workflow: Workflow) -> 
     assert len(workflow.records) == 1
 
     assert results(workflow.heal())["request-1"][0] == "given up"
-    assert [mail.subject for mail in workflow.mails] == ["[test] BankApp callback failed: GivenUp"]
+    assert [mail.subject for mail in workflow.mails] == ["[test] BankApp callback: GivenUp"]
 
 
 def test_a_refusal_that_an_operator_has_resolved_is_healed_completely(workflow: Workflow) -> None:
