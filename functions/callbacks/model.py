@@ -5,6 +5,7 @@ The fields and their meaning come from the bank app gateway's `POST /bankapp/cal
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,8 +40,9 @@ MISSING = object()
 class Callback:
     """A callback that follows every rule.
 
-    `amount` is exact, in the currency's main unit (baht); any zero is 0. `extra` is JSON text: an object of the unknown
-    fields, in which every number but a plain integer is text, so that no digit is lost.
+    `amount` is exact, in the currency's main unit (baht); any zero is 0. `message` is cut to MAX_MESSAGE_CHARACTERS.
+    `extra` is JSON text: an object of the unknown fields, in which every number but a plain integer is text, so that no
+    digit is lost.
     """
 
     order_id: str
@@ -58,7 +60,9 @@ def parse(body: object) -> Callback:
     Raises InvalidCallback; its message lists every invalid field as `field: problem`.
     """
     document = _read_json(body)
-    problems = {field: find_problem(document.get(field, MISSING)) for field, find_problem in RULES.items()}
+    problems = _name_problems(document) | {
+        field: find_problem(document.get(field, MISSING)) for field, find_problem in RULES.items()
+    }
     if any(problems.values()):
         raise InvalidCallback("; ".join(f"{field}: {problem}" for field, problem in problems.items() if problem))
     return Callback(
@@ -67,7 +71,7 @@ def parse(body: object) -> Callback:
         user_id=document["userId"],
         success=document["success"],
         amount=_plain_zero(document.get("amount")),
-        message=document.get("message"),
+        message=_cut(document.get("message")),
         extra=_to_text({field: value for field, value in document.items() if field not in RULES}),
     )
 
@@ -178,13 +182,7 @@ def _id_problem(value: Any) -> str | None:
         return "is missing"
     if not isinstance(value, str):
         return f"must be a string, not {_type_name(value)}"
-    if not value.strip():
-        return "must not be empty"
-    if len(value) > MAX_ID_CHARACTERS:
-        return f"is longer than {MAX_ID_CHARACTERS} characters"
-    if not value.isprintable():
-        return "contains an unprintable character"
-    return "contains U+FFFD, the mark of a broken character" if REPLACEMENT_CHARACTER in value else None
+    return next((problem for problem, has_problem in ID_PROBLEMS.items() if has_problem(value)), None)
 
 
 def _flag_problem(value: Any) -> str | None:
@@ -206,12 +204,20 @@ def _amount_problem(value: Any) -> str | None:
 
 
 def _message_problem(value: Any) -> str | None:
-    if value is None or value is MISSING:
+    if value is None or value is MISSING or isinstance(value, str):
         return None
-    if not isinstance(value, str):
-        return f"must be a string, not {_type_name(value)}"
-    return f"is longer than {MAX_MESSAGE_CHARACTERS} characters" if len(value) > MAX_MESSAGE_CHARACTERS else None
+    return f"must be a string, not {_type_name(value)}"
 
+
+# What can be wrong with an id that is a string; the first that applies is named.
+ID_PROBLEMS: dict[str, Callable[[str], bool]] = {
+    "must not be empty": lambda text: not text.strip(),
+    "must not begin or end with a blank": lambda text: text != text.strip(),
+    f"is longer than {MAX_ID_CHARACTERS} characters": lambda text: len(text) > MAX_ID_CHARACTERS,
+    "contains an unprintable character": lambda text: not text.isprintable(),
+    "contains U+FFFD, the mark of a broken character": lambda text: REPLACEMENT_CHARACTER in text,
+    "must be in Unicode's normal form NFC": lambda text: not unicodedata.is_normalized("NFC", text),
+}
 
 # Each known field and the function that finds the problem with its value, which is MISSING if the field is.
 RULES: dict[str, Callable[[Any], str | None]] = {
@@ -222,6 +228,18 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "amount": _amount_problem,
     "message": _message_problem,
 }
+# By what str.casefold makes of them: full-width letters and the Turkish dotless i stay other letters.
+FIELDS_BY_FOLDED_NAME = {field.casefold(): field for field in RULES}
+
+
+def _name_problems(document: dict[str, Any]) -> dict[str, str]:
+    """Return the problem with each name that a reader who ignores case takes for one of our fields."""
+    fields = {name: FIELDS_BY_FOLDED_NAME.get(name.casefold()) for name in document if name not in RULES}
+    return {_printable(name): f"must be written {field}" for name, field in fields.items() if field}
+
+
+def _cut(message: str | None) -> str | None:
+    return None if message is None else message[:MAX_MESSAGE_CHARACTERS]
 
 
 def _plain_zero(amount: Decimal | None) -> Decimal | None:

@@ -48,6 +48,12 @@ def fail_to_dispatch(workflow: Workflow, *numbers: int) -> None:
     assert workflow.dispatched == []
 
 
+def rules_of(workflow: Workflow) -> dict[str, Any]:
+    """Return the rules that ValidateCallback follows, to be replaced by older ones."""
+    rules: dict[str, Any] = workflow.functions.module_global("ValidateCallback", "model").RULES
+    return rules
+
+
 def results(execution: Execution) -> dict[str, tuple[str, str]]:
     assert execution.status == "SUCCEEDED"
     return {result["requestId"]: (result["status"], result["lastResult"]) for result in execution.output["results"]}
@@ -175,6 +181,41 @@ def test_a_refused_callback_waits_for_an_operator(workflow: Workflow) -> None:
     assert results(by_hand) == {"request-3": ("open", "500 userId: must be a string, not null")}
     assert "nextAttemptAt" not in str(workflow.errors)
     assert len(workflow.dispatched) == 1
+
+
+def test_a_payment_recorded_before_a_rule_forbade_its_id_waits_for_an_operator(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = "500 paymentId: must not begin or end with a blank"
+    workflow.aws.refuse(INVOKE, "ServiceException", status=500, times=2)
+    with monkeypatch.context() as before:
+        before.setitem(rules_of(workflow), "paymentId", lambda _: None)
+        workflow.run(delivery(1, paymentId=" pay-1"))
+    assert [row["error"] for row in workflow.errors] == ["ServiceUnavailable"]
+
+    assert results(workflow.heal()) == {"request-1": ("open", refused)}
+    workflow.pass_time()
+    assert results(workflow.heal()) == {}
+    assert status_of(workflow) == {"request-1": ("open", 1)}
+    (row,) = workflow.errors
+    assert (row["error"], json.loads(row["event"])) == ("InvalidCallback", delivery(1, paymentId=" pay-1"))
+    assert workflow.mails[-1].subject == "[test] BankApp callback failed: InvalidCallback"
+    assert len(workflow.records) == 1
+    assert workflow.dispatched == []
+
+
+def test_a_payment_refused_for_its_message_before_is_dispatched_by_a_redrive(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = "m" * 1025
+    with monkeypatch.context() as before:
+        before.setitem(rules_of(workflow), "message", lambda _: "is longer than 1024 characters")
+        workflow.run(delivery(1, message=message))
+    assert [row["error"] for row in workflow.errors] == ["InvalidCallback"]
+
+    assert results(workflow.heal(requestId="request-1"))["request-1"][0] == "resolved"
+    assert [json.loads(payload)["message"] for _, _, payload in workflow.dispatched] == [message]
+    assert [record["message"] for record in workflow.records] == [message[:-1]]
 
 
 def test_an_operator_selects_one_delivery_one_order_or_a_time(workflow: Workflow) -> None:
