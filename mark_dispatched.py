@@ -7,6 +7,7 @@ records that show a dispatch. A marked payment's later deliveries are duplicates
 import argparse
 import csv
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -91,9 +92,14 @@ def _read_file(path: Path) -> list[tuple[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise StackError(f"{path} cannot be read: {error}") from error
     for number, row in enumerate(rows, start=2):
-        if not all(row):
-            raise StackError(f"{path}, line {number}: orderId or paymentId is empty")
+        if not all(_is_deliverable(value) for value in row):
+            raise StackError(f"{path}, line {number}: orderId or paymentId is not one that a callback can have")
     return [(order_id, payment_id) for order_id, payment_id in rows]
+
+
+def _is_deliverable(value: str) -> bool:
+    """Return whether a callback with this id would be accepted, so that the mark can ever be found."""
+    return bool(value) and value == value.strip() and unicodedata.is_normalized("NFC", value)
 
 
 def _read_records(dynamodb: Any, table: str) -> Iterator[tuple[str, str]]:

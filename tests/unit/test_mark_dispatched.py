@@ -91,7 +91,9 @@ def test_the_records_that_show_a_dispatch_are_carried_over(ledger: Table, table_
     ("text", "message"),
     [
         ("order,payment\n1,a\n", "has no column orderId and paymentId"),
-        ("orderId,paymentId\n1,a\n2,\n", "line 3: orderId or paymentId is empty"),
+        ("orderId,paymentId\n1,a\n2,\n", "line 3: orderId or paymentId is not one"),
+        ("orderId,paymentId\n1, a\n", "line 2: orderId or paymentId is not one"),
+        ("orderId,paymentId\n1,e\u0301\n", "line 2: orderId or paymentId is not one"),
         ("", "has no column orderId and paymentId"),
     ],
 )
