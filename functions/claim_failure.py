@@ -4,7 +4,8 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from callbacks import config, redrives, request_ids, times
+from callbacks import config, decisions, redrives, request_ids, times
+from callbacks.decisions import Action
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.transient import translate_transient_errors
 
@@ -18,20 +19,23 @@ ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Claim the failure for CLAIM_TIME, and return what its redrive needs.
 
-    Takes `requestId` and `isManual`: an operator may claim a failure that is not due or was given up.
-    Returns `decision` (`redrive`, `give up` or `skip`) and `status`; unless it is `skip`, also `attempt` (from 1),
-    `reason` (to give up, or None), `input` (the callback workflow's input, as text) and `executionName`.
+    Takes `requestId`, `isManual` (an operator may claim a failure that is not due or was given up) and `decision` (the
+    operator's, or None; with it they may claim a resolved failure as well, and it is kept on the failure).
+    Returns `decision` (`redrive`, `give up`, `dismiss` or `skip`) and `status`; unless it is `skip`, also `attempt`
+    (from 1), `reason` (not to redrive, or None), `input` (the callback workflow's input, as text) and `executionName`.
     Raises ServiceUnavailable.
     """
+    decision: dict[str, str] | None = event.get("decision")
+    is_dismissal = decision is not None and decision["action"] == Action.DISMISS
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
-        delivery = _delivery(row)
-        reason = _reason_to_give_up(row, delivery)
-        is_claimable = _is_claimable(row, is_manual=event["isManual"])
-        if not is_claimable or not _claim(row, row.attempts if reason else row.attempts + 1):
+        delivery = _delivery(row, decision)
+        reason = _reason_not_to_redrive(row, delivery, decision)
+        is_claimable = _is_claimable(row, event["isManual"], decision)
+        if not is_claimable or not _claim(row, row.attempts if reason else row.attempts + 1, decision):
             return {"decision": "skip", "status": row.status}
     return {
-        "decision": "give up" if reason else "redrive",
+        "decision": "dismiss" if is_dismissal else "give up" if reason else "redrive",
         "status": row.status,
         "attempt": row.attempts,
         "reason": reason,
@@ -40,10 +44,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     }
 
 
-def _reason_to_give_up(row: CallbackError, delivery: Any) -> str | None:
+def _reason_not_to_redrive(row: CallbackError, delivery: Any, decision: dict[str, str] | None) -> str | None:
+    if decision is not None and decision["action"] == Action.DISMISS:
+        return f"dismissed by {decision['by']}"
     if redrives.is_too_large(delivery):
         return "The delivery is too large to redrive"
-    if row.status == Status.REDRIVEN and redrives.is_last(row.attempts):
+    # An ordinary redrive would find the payment dispatched, and hide that the decision may not be carried out.
+    is_last = redrives.is_last(row.attempts) or row.is_decided(row.attempts)
+    if row.status == Status.REDRIVEN and is_last and decision is None:
         return "The last attempt left no result"
     return None
 
@@ -54,20 +62,27 @@ def _excerpt(delivery: Any) -> Any:
     return {**delivery, "headers": {}, "body": str(body)[:MAX_EXCERPT_CHARACTERS]} if body else None
 
 
-def _is_claimable(row: CallbackError, *, is_manual: bool) -> bool:
+def _is_claimable(row: CallbackError, is_manual: bool, decision: dict[str, str] | None) -> bool:
     is_due = row.nextAttemptAt is not None and row.nextAttemptAt <= times.iso(times.now())
+    if decision is not None:
+        is_new = decision["id"] not in {earlier.id for earlier in row.decisions or []}
+        return is_new and (is_due or row.status != Status.REDRIVEN)
     return is_due or (is_manual and row.status in {Status.OPEN, Status.GIVEN_UP})
 
 
-def _claim(row: CallbackError, attempt: float) -> bool:
-    """Claim the failure; return False if another run was faster."""
+def _claim(row: CallbackError, attempt: float, decision: dict[str, str] | None) -> bool:
+    """Claim the failure and keep the decision; return False if another run was faster."""
+    kept = CallbackError.decisions
+    now = times.now()
+    new = [] if decision is None else [{**decision, "at": times.iso(now), "attempt": attempt}]
     due = CallbackError.nextAttemptAt
     return try_write(
         lambda: row.update(
             actions=[
                 CallbackError.status.set(Status.REDRIVEN),
                 CallbackError.attempts.set(attempt),
-                due.set(times.iso(times.now() + CLAIM_TIME)),
+                due.set(times.iso(now + CLAIM_TIME)),
+                *([kept.set((kept | []).append(new))] if new else []),
             ],
             condition=(CallbackError.attempts == row.attempts)
             & (CallbackError.status == row.status)
@@ -76,9 +91,14 @@ def _claim(row: CallbackError, attempt: float) -> bool:
     )
 
 
-def _delivery(row: CallbackError) -> Any:
-    """Return the delivery as received, with the request id and time that its record's key is made of."""
+def _delivery(row: CallbackError, decision: dict[str, str] | None) -> Any:
+    """Return the delivery as received, with the request id and time that its record's key is made of.
+
+    The permit of an earlier decision, which is in the log if its redrive failed, counts for that redrive only.
+    """
     delivery = json.loads(row.event)
     if not isinstance(delivery, dict):
         return delivery
-    return {**delivery, "requestId": row.requestId, "receivedAt": times.milliseconds(row.receivedAt)}
+    received = {name: value for name, value in delivery.items() if name != "decision"}
+    permit = {} if decision is None else {"decision": decisions.permit(decision)}
+    return {**received, "requestId": row.requestId, "receivedAt": times.milliseconds(row.receivedAt), **permit}

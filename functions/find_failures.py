@@ -24,15 +24,16 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     Takes `channel`, `functionName`, `selection` (the healing workflow's input), `collected` (what CollectUndispatched
     returned), `page` (the number of pages this run has read) and `next` (where the last of them ended).
-    Returns `failures`, each with `requestId` and what the index has; `isManual`; `next`, where the next page starts, or
-    None; `page`; and `hasMore`, whether this run continues with another page.
+    Returns `failures`, each with `requestId` and what the index has, and with its `cause` if an operator decides on it;
+    `isManual`; `decision`, the operator's, or None; `next`, where the next page starts, or None; `page`; and `hasMore`,
+    whether this run continues with another page.
     Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
     page = event["page"] + 1
     with translate_transient_errors():
         rows, following = _read_page(event, selection)
-    found = {row.requestId: _summary(row) for row in rows}
+    found = {row.requestId: _summary(row) | ({"cause": row.cause} if selection.decision else {}) for row in rows}
     if page == 1:
         # An index may lag behind its table.
         for collected in event["collected"]:
@@ -40,6 +41,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     return {
         "failures": list(found.values()),
         "isManual": selection.is_manual,
+        "decision": selection.decision,
         "next": following,
         "page": page,
         # For an operator, redrive.py continues from `next` in another execution.
@@ -53,7 +55,9 @@ def _read_page(event: dict[str, Any], selection: Selection) -> tuple[list[Callba
             row = ErrorLog.get(selection.request_id, consistent_read=True)
         except ErrorLog.DoesNotExist:
             return [], None
-        return ([] if row.status == Status.RESOLVED else [row]), None
+        # A decision may concern a payment that counts as dispatched.
+        is_left_alone = row.status == Status.RESOLVED and selection.decision is None
+        return ([] if is_left_alone else [row]), None
     rows: ResultIterator[CallbackError] = _query(event, selection)
     return list(rows), rows.last_evaluated_key
 

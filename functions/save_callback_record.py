@@ -19,6 +19,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """
     callback = dict(event["callback"])
     amount = callback.pop("amount")
+    # The failure and the ledger keep it.
+    callback.pop("decision", None)
     record = bind(CallbackRecord, event["table"])(
         **callback,
         amount=None if amount is None else Decimal(amount),

@@ -26,7 +26,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Store the result, and when the next attempt is due, if there is one.
 
     Takes `requestId`, `attempt` and `run`: the execution (`Status`, and `Output` as text if it has one), the error that
-    prevented it (`Error`), or the `reason` why there will be none.
+    prevented it (`Error`), the `reason` why there will be none, or a `dismissal`, which resolves the failure.
     Returns `requestId`, `orderId`, `status`, `attempts` and `lastResult`. Raises ServiceUnavailable.
     """
     result = _read(event["run"])
@@ -34,7 +34,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
     # The row has this redrive's error only if it was answered, and with something other than 200.
-    needs_operator = result.status_code not in {None, 200} and row.error in FOR_OPERATORS
+    is_refused = result.status_code not in {None, 200} and row.error in FOR_OPERATORS
+    # A decision counts for one redrive: if that fails, the operator decides again.
+    needs_operator = is_refused or ("reason" not in event["run"] and row.is_decided(event["attempt"]))
     status = _status(is_success=result.is_done, needs_operator=needs_operator, is_last=is_last)
     will_retry = status == Status.OPEN and not needs_operator
     due = CallbackError.nextAttemptAt
@@ -61,6 +63,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 
 def _read(run: dict[str, Any]) -> Result:
+    if "dismissal" in run:
+        return Result(None, is_done=True, text=run["dismissal"])
     if run.get("Status") != SUCCEEDED or not run.get("Output"):
         return Result(None, is_done=False, text=run.get("Status") or run.get("Error") or run["reason"])
     answer = json.loads(run["Output"])

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from callbacks import model
+from callbacks import decisions, model
 from callbacks.errors import InvalidCallback
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Return the callback of a delivery.
 
-    Takes `delivery` (the workflow's input: `body`, and from API Gateway `requestId`, `receivedAt` in milliseconds since
-    1970, `sourceIp` and `headers`), and `executionName` and `startedAt` (ISO 8601), which replace an unusable request
-    id or time.
+    Takes `delivery` (the workflow's input: `body`; from API Gateway `requestId`, `receivedAt` in milliseconds since
+    1970, `sourceIp` and `headers`; from ClaimFailure also a `decision`), and `executionName` and `startedAt` (ISO
+    8601), which replace an unusable request id or time.
     Returns the callback's fields (`amount` as text, so that it stays exact), the body as received, and `requestId`,
     `receivedAt` (ISO 8601), `deliveryId` (both joined: the record's range key), `sourceIp` and `signatureHeaders` (JSON
-    text, or None).
+    text, or None), and `decision` (its permit: `id` and `action`, or None).
     Raises InvalidCallback.
     """
     delivery = event["delivery"]
@@ -38,4 +38,5 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "deliveryId": f"{received_at}#{request_id}",
         "sourceIp": delivery.get("sourceIp"),
         "signatureHeaders": model.signature_headers(delivery),
+        "decision": decisions.read_permit(delivery),
     }

@@ -1,19 +1,25 @@
 """The payment ledger: one permanent item per payment, by which a payment is dispatched once.
 
                    claim                   finish
-    (unclaimed) ───────────> dispatching ──────────> dispatched
-         ^                     │     ^ │
-         │       release       │     │ │ repeat: the claim has expired, and nobody knows
-         └─────────────────────┘     └─┘ whether Lambda accepted its invoke
+    (unclaimed) ───────────> dispatching ──────────> dispatched ───┐
+         ^                     │     ^ │                 ^         │ decide, then
+         │       release       │     │ │ repeat,         └─────────┘ finish or release
+         └─────────────────────┘     └─┘ decide
 
 An attempt claims the payment before it invokes process-paid, and finishes or releases the claim when it knows whether
 Lambda accepted the invoke. If it is killed in between, or the answer is lost, the payment stays `dispatching`: it may
 have been dispatched. Once the claim has expired, another attempt may repeat the dispatch, but only a few times in a
 payment's life; then an operator decides.
 
-Each transition is one conditional write. `dispatches` counts how often process-paid may have been invoked: a claim or
-a repeat adds one, a release takes it back. An item never expires and holds no personal data: user and amount, in which
-all deliveries of a payment must agree, are digests.
+By an operator's decision an attempt claims a payment that is `dispatched`, or `dispatching` with an expired claim. With
+`again` it must agree with the payment; with `accept` it contradicts the payment, which takes over its user and amount
+when the claim is finished. `decisionIds` keeps the decision, so that it dispatches at most once. While the claim lasts,
+the payment is in progress for every other attempt; afterwards it is `dispatched` or `dispatching` as before.
+
+Each transition is one conditional write. `dispatches` counts how often process-paid may have been invoked: every claim
+adds one, a release takes it back. If the payment may have been dispatched before, it stays `dispatching` after a
+release, with an expired claim. An item never expires and holds no personal data: user and amount, in which all
+deliveries of a payment must agree, are digests.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +29,10 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from pynamodb.expressions.update import Action
+from pynamodb.expressions.update import Action as UpdateAction
 
 from callbacks import config, model, times
+from callbacks.decisions import Action
 from callbacks.errors import DispatchInProgress, DispatchUndecided, PaymentConflict
 from callbacks.tables import Payment, bind, try_write
 
@@ -57,6 +64,15 @@ class Attempt:
         return str(self.callback["deliveryId"])
 
     @property
+    def permit(self) -> dict[str, str] | None:
+        """The operator's decision, as callbacks.decisions.permit describes it."""
+        return self.callback.get("decision")
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.permit is not None and self.permit["action"] == Action.ACCEPT
+
+    @property
     def user_digest(self) -> str:
         return self._digest(self.callback["userId"])
 
@@ -74,6 +90,16 @@ class Attempt:
         users, amounts = {self.user_digest, payment.userDigest}, {self.amount_digest, payment.amountDigest}
         return len(users - {None}) <= 1 and len(amounts - {None}) <= 1
 
+    def has_decided(self, payment: Payment) -> bool:
+        """Return whether the attempt's decision was used for the payment before."""
+        return self.permit is not None and self.permit["id"] in (payment.decisionIds or ())
+
+    def decides_on(self, payment: Payment) -> bool:
+        """Return whether the attempt's decision lets it claim the payment, although that is or may be dispatched."""
+        # Accepting what is no conflict would dispatch a duplicate.
+        is_meant = self.permit is not None and self.is_accepted != self.agrees_with(payment)
+        return is_meant and not self.has_decided(payment)
+
     def _digest(self, value: str) -> str:
         """Return a digest that differs between payments, so that equal amounts cannot be recognized."""
         identity = [self.channel, self.callback["orderId"], self.callback["paymentId"], value]
@@ -81,12 +107,17 @@ class Attempt:
 
 
 def standing_of(channel: str, callback: dict[str, Any]) -> Standing:
-    """Return whether the callback's payment is dispatched, and if so, whether the callback agrees with it."""
+    """Return whether the callback's payment is dispatched, and if so, whether the callback agrees with it.
+
+    To a conflict that an operator accepted, the payment is new, so that it is checked like any other.
+    """
     attempt = Attempt(channel, callback, attempt_id="")
     payment = _read(attempt)
     if payment is None or payment.dispatchedBy is None:
         return Standing.NEW
-    return Standing.DISPATCHED if attempt.agrees_with(payment) else Standing.CONFLICT
+    if attempt.agrees_with(payment):
+        return Standing.DISPATCHED
+    return Standing.NEW if attempt.is_accepted else Standing.CONFLICT
 
 
 def claim(attempt: Attempt, lifetime: timedelta, max_repeats: int, is_recorded: Callable[[str], bool]) -> str | None:
@@ -103,63 +134,85 @@ def claim(attempt: Attempt, lifetime: timedelta, max_repeats: int, is_recorded: 
     if payment is not None and payment.attemptId == attempt.attempt_id:
         # The answer to this attempt's own write was lost.
         return None
-    if payment is None or (payment.dispatchedBy is None and not _has_expired_claim(payment)):
+    if payment is None or _is_in_progress(payment):
         raise DispatchInProgress(IN_PROGRESS)
-    if not attempt.agrees_with(payment):
-        raise PaymentConflict("The payment was delivered before with another amount or user")
-    if payment.dispatchedBy is not None:
-        return payment.dispatchedBy
-    if is_recorded(payment.claimedBy):
-        _write_dispatch(attempt, payment.claimedBy)
-        return payment.claimedBy
-    if payment.dispatches > max_repeats:
-        raise DispatchUndecided(f"The payment may have been dispatched {payment.dispatches:.0f} times")
-    if not _write_repeat(attempt, payment, lifetime):
+    if not attempt.decides_on(payment):
+        dispatched_by = _find_dispatch(attempt, payment, is_recorded)
+        if dispatched_by is not None:
+            return dispatched_by
+        if payment.dispatches > max_repeats:
+            raise _undecided(payment)
+    if not _take_over(attempt, payment, lifetime):
         raise DispatchInProgress(IN_PROGRESS)
     return None
 
 
 def finish(attempt: Attempt, invoke_request_id: str) -> None:
     """Record that Lambda accepted the attempt's invoke, with the request id of its answer."""
-    _write_dispatch(attempt, attempt.delivery_id, [Payment.invokeRequestId.set(invoke_request_id)])
+    terms = _terms(attempt) if attempt.is_accepted else []
+    _write_dispatch(attempt, attempt.delivery_id, [Payment.invokeRequestId.set(invoke_request_id), *terms])
 
 
 def release(attempt: Attempt) -> None:
     """Give the claim back, because Lambda did not accept the attempt's invoke."""
     item = attempt.item()
-    try_write(
+    is_held = Payment.attemptId == attempt.attempt_id
+    permit = attempt.permit
+    unused = [Payment.dispatches.add(-1), *([Payment.decisionIds.delete({permit["id"]})] if permit else [])]
+    is_released = try_write(
         lambda: item.update(
-            actions=[Payment.dispatches.add(-1), *_letting_go()],
-            condition=Payment.attemptId == attempt.attempt_id,
+            actions=[*unused, *_letting_go()],
+            condition=is_held & ((Payment.dispatches <= 1) | Payment.dispatchedBy.exists()),
         )
     )
+    if not is_released:
+        # The payment may have been dispatched before: it must not look unclaimed.
+        expired = Payment.claimedUntil.set(times.iso(times.now()))
+        try_write(lambda: item.update(actions=[*unused, expired], condition=is_held))
 
 
-def _has_expired_claim(payment: Payment) -> bool:
-    return payment.claimedBy is not None and payment.claimedUntil <= times.iso(times.now())
+def _is_in_progress(payment: Payment) -> bool:
+    """Return whether a claim lasts, or was released a moment ago."""
+    if payment.claimedBy is None:
+        return payment.dispatchedBy is None
+    return payment.claimedUntil > times.iso(times.now())
 
 
 def _write_claim(attempt: Attempt, lifetime: timedelta) -> bool:
     item = attempt.item()
     is_unclaimed = Payment.claimedBy.does_not_exist() & Payment.dispatchedBy.does_not_exist()
-    digest = Payment.amountDigest
-    amount = digest.remove() if attempt.amount_digest is None else digest.set(attempt.amount_digest)
+    return try_write(
+        lambda: item.update(actions=[*_holding(attempt, lifetime), *_terms(attempt)], condition=is_unclaimed)
+    )
+
+
+def _find_dispatch(attempt: Attempt, payment: Payment, is_recorded: Callable[[str], bool]) -> str | None:
+    """Return the delivery that has dispatched the payment, or None if the claim has expired without a trace of one."""
+    if attempt.has_decided(payment) and payment.claimedBy is not None:
+        raise _undecided(payment)
+    if not attempt.agrees_with(payment):
+        raise PaymentConflict("The payment was delivered before with another amount or user")
+    if payment.dispatchedBy is None and is_recorded(payment.claimedBy):
+        _write_dispatch(attempt, payment.claimedBy)
+        return payment.claimedBy
+    return payment.dispatchedBy
+
+
+def _take_over(attempt: Attempt, payment: Payment, lifetime: timedelta) -> bool:
+    """Claim a payment that is or may be dispatched, unless another attempt has changed it since it was read."""
+    item = attempt.item()
+    holder, by = Payment.attemptId, Payment.dispatchedBy
     return try_write(
         lambda: item.update(
-            actions=[*_holding(attempt, lifetime), Payment.userDigest.set(attempt.user_digest), amount],
-            condition=is_unclaimed,
+            actions=_holding(attempt, lifetime),
+            condition=(Payment.dispatches == payment.dispatches)
+            & (holder == payment.attemptId if payment.attemptId else holder.does_not_exist())
+            & (by == payment.dispatchedBy if payment.dispatchedBy else by.does_not_exist()),
         )
     )
 
 
-def _write_repeat(attempt: Attempt, payment: Payment, lifetime: timedelta) -> bool:
-    item = attempt.item()
-    return try_write(
-        lambda: item.update(actions=_holding(attempt, lifetime), condition=Payment.attemptId == payment.attemptId)
-    )
-
-
-def _write_dispatch(attempt: Attempt, delivery_id: str, facts: Sequence[Action] = ()) -> None:
+def _write_dispatch(attempt: Attempt, delivery_id: str, facts: Sequence[UpdateAction] = ()) -> None:
     item = attempt.item()
     try_write(
         lambda: item.update(
@@ -169,23 +222,37 @@ def _write_dispatch(attempt: Attempt, delivery_id: str, facts: Sequence[Action] 
                 *facts,
                 *_letting_go(),
             ],
-            # Even if another attempt has taken the claim over: this dispatch is a fact.
-            condition=Payment.dispatchedBy.does_not_exist(),
+            # Even if another attempt has taken the claim over: this dispatch is a fact. An earlier one is only replaced
+            # by the holder of a claim that an operator decided.
+            condition=Payment.dispatchedBy.does_not_exist() | (Payment.attemptId == attempt.attempt_id),
         )
     )
 
 
-def _letting_go() -> list[Action]:
+def _letting_go() -> list[UpdateAction]:
     return [Payment.claimedBy.remove(), Payment.claimedUntil.remove(), Payment.attemptId.remove()]
 
 
-def _holding(attempt: Attempt, lifetime: timedelta) -> list[Action]:
+def _terms(attempt: Attempt) -> list[UpdateAction]:
+    """Return what makes the attempt's user and amount the payment's."""
+    digest = Payment.amountDigest
+    amount = digest.remove() if attempt.amount_digest is None else digest.set(attempt.amount_digest)
+    return [Payment.userDigest.set(attempt.user_digest), amount]
+
+
+def _holding(attempt: Attempt, lifetime: timedelta) -> list[UpdateAction]:
+    permit = attempt.permit
     return [
         Payment.claimedBy.set(attempt.delivery_id),
         Payment.claimedUntil.set(times.iso(times.now() + lifetime + CLOCK_SKEW)),
         Payment.attemptId.set(attempt.attempt_id),
         Payment.dispatches.add(1),
+        *([Payment.decisionIds.add({permit["id"]})] if permit else []),
     ]
+
+
+def _undecided(payment: Payment) -> DispatchUndecided:
+    return DispatchUndecided(f"The payment may have been dispatched {payment.dispatches:.0f} times")
 
 
 def _read(attempt: Attempt) -> Payment | None:

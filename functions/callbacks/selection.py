@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from callbacks import request_ids, times
+from callbacks import decisions, request_ids, times
 from callbacks.errors import InvalidSelection
 
-MEMBERS = ("requestId", "orderId", "since", "dryRun", "limit", "after")
+MEMBERS = ("requestId", "orderId", "since", "dryRun", "limit", "after", "decision")
 MAX_FAILURES = 100
 
 
@@ -15,7 +15,8 @@ MAX_FAILURES = 100
 class Selection:
     """One delivery, one order, or every failure since a time; if none is given, every failure that is due.
 
-    A page has at most `limit` failures; `after` is the `next` of the previous page.
+    A page has at most `limit` failures; `after` is the `next` of the previous page. `decision` is an
+    operator's on one delivery; callbacks.decisions describes it.
     """
 
     request_id: str | None = None
@@ -23,6 +24,7 @@ class Selection:
     since: str | None = None
     limit: int = MAX_FAILURES
     after: dict[str, Any] | None = None
+    decision: dict[str, str] | None = None
 
     @property
     def is_manual(self) -> bool:
@@ -54,7 +56,7 @@ class Selection:
         if not isinstance(after, dict | None):
             raise InvalidSelection("after: must be the `next` of the previous page")
         request_id = request_ids.first_request_id(event["requestId"]) if "requestId" in event else None
-        return cls(request_id, event.get("orderId"), _time(event.get("since")), limit, after)
+        return cls(request_id, event.get("orderId"), _time(event.get("since")), limit, after, decisions.read(event))
 
 
 def _time(since: str | None) -> str | None:

@@ -5,9 +5,17 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 from types import new_class
-from typing import cast
+from typing import Any, cast
 
-from pynamodb.attributes import Attribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import (
+    Attribute,
+    BooleanAttribute,
+    ListAttribute,
+    MapAttribute,
+    NumberAttribute,
+    UnicodeAttribute,
+    UnicodeSetAttribute,
+)
 from pynamodb.constants import NUMBER
 from pynamodb.exceptions import PutError, UpdateError
 from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection, KeysOnlyProjection
@@ -123,11 +131,26 @@ class Status(StrEnum):
     GIVEN_UP = "given up"
 
 
+class Decision(MapAttribute[str, Any]):
+    """What an operator decided on a failure; callbacks.decisions describes it. `attempt` is the redrive it caused.
+
+    A dismissal causes none: its `attempt` is that of the latest redrive.
+    """
+
+    id = UnicodeAttribute()
+    action = UnicodeAttribute()
+    by = UnicodeAttribute()
+    reason = UnicodeAttribute()
+    at = UnicodeAttribute()
+    attempt = NumberAttribute()
+
+
 class CallbackError(Model):
     """One failed delivery, with everything needed to explain and redrive it.
 
     `occurredAt` is the time of its first failure; `step`, `error`, `cause` and `executionArn` belong to the last.
-    `attempts` counts its redrives; `nextAttemptAt` exists while healing will redrive it.
+    `attempts` counts its redrives; `nextAttemptAt` exists while healing will redrive it. `decisions` are the
+    operators', oldest first.
     """
 
     requestId = UnicodeAttribute(hash_key=True)
@@ -146,10 +169,15 @@ class CallbackError(Model):
     attempts = NumberAttribute()
     lastResult = UnicodeAttribute(null=True)
     nextAttemptAt = UnicodeAttribute(null=True)
+    decisions = ListAttribute[Decision](of=Decision, null=True)
 
     due = Due()
     byFunction = ByFunction()
     byOrder = ByOrder()
+
+    def is_decided(self, attempt: float) -> bool:
+        """Return whether an operator decided on this attempt."""
+        return bool(self.decisions) and self.decisions[-1].attempt == attempt
 
 
 class Payment(Model):
@@ -159,7 +187,8 @@ class Payment(Model):
     and both digests are if the payment was marked as dispatched by hand.
     `claimedBy` (a delivery), `claimedUntil` and `attemptId` exist while a delivery dispatches the
     payment; then `dispatchedBy` (a delivery), `dispatchedAt` and `invokeRequestId`, which process-paid logs as its own.
-    `dispatches` counts how often process-paid may have been invoked.
+    `dispatches` counts how often process-paid may have been invoked. `decisionIds` are the operators' decisions
+    that were used to dispatch it.
     """
 
     orderKey = UnicodeAttribute(hash_key=True)
@@ -173,6 +202,7 @@ class Payment(Model):
     dispatchedBy = UnicodeAttribute(null=True)
     dispatchedAt = UnicodeAttribute(null=True)
     invokeRequestId = UnicodeAttribute(null=True)
+    decisionIds = UnicodeSetAttribute(null=True)
 
 
 class Alert(Model):
