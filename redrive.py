@@ -1,7 +1,8 @@
 """Redrives failed deliveries: one delivery, one order, or all since a time.
 
 Starts the healing workflow, as the console's "Start execution" does, and prints the outcome of each delivery. A payment
-that was dispatched is not dispatched again.
+that was dispatched is not dispatched again, unless an operator decides so with --again or --accept. Each decision asks
+for confirmation, and is kept on the failure with the caller's ARN and the reason.
 """
 
 import argparse
@@ -19,19 +20,28 @@ import stacks
 from stacks import StackError
 
 PAGE = 20
+MAX_REASON_CHARACTERS = 500
+QUESTIONS = {
+    "again": "Dispatch payment {payment} of order {order} again? Process-paid may have received it before.",
+    "accept": "Dispatch payment {payment} of order {order} as this delivery says? It contradicts an earlier one.",
+    "dismiss": "Dismiss the failed delivery of payment {payment} of order {order}? Nothing will be dispatched for it.",
+}
 POLL_SECONDS = 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if every failure that was found is resolved, or was only listed, else 1.
 
-    Finding none also returns 0, unless a single delivery was requested.
+    Finding none also returns 0, unless a single delivery was requested. A decision that is not confirmed returns 1.
     """
-    options = _parser().parse_args(_join_ids(sys.argv[1:] if arguments is None else arguments))
+    options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
         client = stacks.client_maker(options)
         machine_arn = stacks.output_of(client("cloudformation"), options, "HealingStateMachineArn")
-        return redrive(client("stepfunctions"), machine_arn, _selection(options))
+        if options.action is None:
+            return redrive(client("stepfunctions"), machine_arn, _selection(options))
+        decision = _decision(options, client("sts").get_caller_identity()["Arn"])
+        return decide(client("stepfunctions"), machine_arn, options.request, decision, is_confirmed=options.yes)
     except StackError as error:
         print(error, file=sys.stderr)
     except (BotoCoreError, ClientError) as error:
@@ -61,12 +71,63 @@ def redrive(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> 
     return 0 if is_dry_run or set(outcomes) == {"resolved"} else 1
 
 
-def _join_ids(arguments: list[str]) -> list[str]:
+def decide(
+    stepfunctions: Any, machine_arn: str, request_id: str, decision: dict[str, str], *, is_confirmed: bool
+) -> int:
+    """Show the failed delivery, ask unless `is_confirmed`, and carry the decision out. Return the exit code."""
+    selection = {"requestId": request_id, "decision": decision}
+    failures = _run(stepfunctions, machine_arn, {**selection, "dryRun": True})["found"]["failures"]
+    if not failures:
+        print(f"No failed delivery of the id {request_id}.")
+        return 1
+    (failure,) = failures
+    print(_line_of(failure | {"lastResult": f"{failure['error']}: {_message(failure['cause'])}"}))
+    question = QUESTIONS[decision["action"]].format(
+        payment=failure["chargeId"] or "unknown", order=failure["orderId"] or "unknown"
+    )
+    if not (is_confirmed or _is_yes(question)):
+        print("Nothing was changed.")
+        return 1
+    (outcome,) = _run(stepfunctions, machine_arn, selection)["results"]
+    print(_line_of(outcome))
+    return 0 if outcome["status"] == "resolved" else 1
+
+
+def _is_yes(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    """Read the command's options; exit with 2 if they do not go together."""
+    parser = _parser()
+    options = parser.parse_args(_join_values(arguments))
+    reason = options.reason
+    if options.action is None:
+        if reason is not None or options.yes:
+            parser.error("--reason and --yes go with --again, --accept or --dismiss")
+        return options
+    if not options.request or reason is None or options.dry_run:
+        parser.error(f"--{options.action} needs --request and --reason, and takes no --dry-run")
+    if not (reason.strip() and reason.isprintable() and len(reason) <= MAX_REASON_CHARACTERS):
+        parser.error(f"--reason must have 1 to {MAX_REASON_CHARACTERS} printable characters")
+    return options
+
+
+def _decision(options: argparse.Namespace, by: str) -> dict[str, str]:
+    """Return a new decision; its id makes sure that it is carried out at most once."""
+    return {"id": str(uuid.uuid4()), "action": options.action, "by": by, "reason": options.reason}
+
+
+def _join_values(arguments: list[str]) -> list[str]:
     """Turn `--request ID` into `--request=ID`: argparse takes an ID that begins with a hyphen for an option."""
     words = iter(arguments)
+    with_value = ("--request", "--order", "--reason")
     return [
-        f"{word}={value}" if word in ("--request", "--order") and (value := next(words, None)) is not None else word
-        for word in words
+        f"{word}={value}" if word in with_value and (value := next(words, None)) is not None else word for word in words
     ]
 
 
@@ -77,6 +138,15 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--order", metavar="ID", help="all failed deliveries of an order")
     what.add_argument("--since", metavar="TIME", help="all failures since a time, such as 2026-11-22T10:00:00+07:00")
     parser.add_argument("--dry-run", action="store_true", help="only list the failures")
+    decision = parser.add_mutually_exclusive_group()
+    for action, text in (
+        ("again", "dispatch the payment once more, although it counts as dispatched or may have been"),
+        ("accept", "dispatch the delivery although it contradicts an earlier one of the payment"),
+        ("dismiss", "resolve the failure without a redrive"),
+    ):
+        decision.add_argument(f"--{action}", dest="action", action="store_const", const=action, help=text)
+    parser.add_argument("--reason", metavar="TEXT", help="why you decide so")
+    parser.add_argument("--yes", action="store_true", help="decide without being asked")
     stacks.add_options(parser)
     return parser
 
