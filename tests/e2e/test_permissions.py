@@ -73,6 +73,7 @@ class Task:
             "deliveryId": f"{RECEIVED_AT}#{self.id}",
             "sourceIp": None,
             "signatureHeaders": None,
+            "decision": None,
         }
 
 

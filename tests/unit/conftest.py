@@ -347,6 +347,7 @@ def callback() -> Json:
         "deliveryId": "2026-11-22T10:00:00.000Z#8f7e6d5c",
         "sourceIp": "203.0.113.7",
         "signatureHeaders": '{"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"}',
+        "decision": None,
     }
 
 

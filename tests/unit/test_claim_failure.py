@@ -245,3 +245,118 @@ def test_an_unknown_failure_is_an_error(task: Task, error_log: Table) -> None:
     with pytest.raises(DoesNotExist):
         task.handler(SCHEDULED, None)
     assert items(error_log) == []
+
+
+# An operator's decision
+
+DECISION = {"id": "decision-1", "action": "again", "by": "arn:of:nan", "reason": "no trace in the log"}
+DISMISSAL = DECISION | {"action": "dismiss"}
+
+
+def decide(task: Task, decision: Json) -> Json:
+    claim: Json = task.handler({**MANUAL, "decision": decision}, None)
+    return claim
+
+
+@pytest.mark.parametrize("action", ["again", "accept"])
+def test_a_decision_is_kept_and_its_permit_is_in_the_input(
+    task: Task, error_log: Table, failed: Put, action: str
+) -> None:
+    failed(attempts=3)
+    claim = decide(task, DECISION | {"action": action})
+    assert (claim["decision"], claim["attempt"], claim["reason"]) == ("redrive", 4, None)
+    assert json.loads(claim["input"])["decision"] == {"id": "decision-1", "action": action}
+    (kept,) = only(error_log)["decisions"]
+    assert from_now(minutes=-1) < kept.pop("at") <= from_now()
+    assert kept == DECISION | {"action": action, "attempt": 4}
+
+
+def test_a_dismissal_is_kept_and_redrives_nothing(task: Task, error_log: Table, failed: Put) -> None:
+    failed(attempts=3)
+    claim = decide(task, DISMISSAL)
+    assert (claim["decision"], claim["attempt"], claim["reason"]) == ("dismiss", 3, "dismissed by arn:of:nan")
+    after = only(error_log)
+    assert (after["attempts"], after["decisions"][0]["action"]) == (3, "dismiss")
+
+
+def test_each_decision_is_kept(task: Task, error_log: Table, failed: Put) -> None:
+    failed()
+    decide(task, DECISION)
+    failed(**{**only(error_log), "status": "resolved", "nextAttemptAt": None})
+    decide(task, DISMISSAL | {"id": "decision-2"})
+    assert [entry["id"] for entry in only(error_log)["decisions"]] == ["decision-1", "decision-2"]
+
+
+@pytest.mark.parametrize(
+    ("status", "next_attempt", "is_claimed"),
+    [
+        ("open", NEVER, True),
+        ("open", LATER, True),
+        ("given up", NEVER, True),
+        ("resolved", NEVER, True),
+        ("redriven", DUE, True),
+        ("redriven", LATER, False),
+    ],
+)
+@pytest.mark.parametrize("decision", [DECISION, DISMISSAL], ids=["again", "dismiss"])
+def test_an_operator_decides_on_any_failure_that_is_not_being_redriven(
+    task: Task, error_log: Table, failed: Put, status: str, next_attempt: str, is_claimed: bool, decision: Json
+) -> None:
+    due = {DUE: from_now(seconds=-1), LATER: from_now(minutes=1), NEVER: None}[next_attempt]
+    failed(status=status, nextAttemptAt=due)
+    assert (decide(task, decision)["decision"] != "skip") == is_claimed
+    assert ("decisions" in only(error_log)) == is_claimed
+
+
+def test_a_decision_is_carried_out_once(task: Task, error_log: Table, failed: Put) -> None:
+    failed()
+    decide(task, DECISION)
+    before = failed(**{**only(error_log), "status": "resolved", "nextAttemptAt": None})
+    assert decide(task, DECISION) == {"decision": "skip", "status": "resolved"}
+    assert only(error_log) == before
+
+
+def test_the_permit_of_a_failed_decision_does_not_count_again(task: Task, failed: Put) -> None:
+    failed(event=json.dumps({"body": "{}", "decision": {"id": "decision-1", "action": "again"}}))
+    assert "decision" not in json.loads(task.handler(MANUAL, None)["input"])
+
+
+def test_a_decided_redrive_without_a_result_is_given_up(task: Task, error_log: Table, failed: Put) -> None:
+    failed()
+    decide(task, DECISION)
+    failed(**{**only(error_log), "nextAttemptAt": from_now(seconds=-1)})
+    claim = task.handler(SCHEDULED, None)
+    assert (claim["decision"], claim["attempt"], claim["reason"]) == ("give up", 1, "The last attempt left no result")
+
+
+@pytest.mark.parametrize(("decision", "word"), [(DECISION, "redrive"), (DISMISSAL, "dismiss")])
+def test_an_operator_decides_on_a_last_attempt_without_a_result(
+    task: Task, failed: Put, decision: Json, word: str
+) -> None:
+    failed(status="redriven", attempts=8)
+    assert decide(task, decision)["decision"] == word
+
+
+@pytest.mark.parametrize(("decision", "word"), [(DECISION, "give up"), (DISMISSAL, "dismiss")])
+def test_a_delivery_too_large_to_redrive_can_only_be_dismissed(
+    task: Task, failed: Put, decision: Json, word: str
+) -> None:
+    failed(event=json.dumps({"body": "x" * 130_000}))
+    claim = decide(task, decision)
+    assert claim["decision"] == word
+    assert len(claim["input"]) < 5000
+
+
+def test_a_decision_that_another_run_overtakes_is_not_kept(
+    task: Task, error_log: Table, failed: Put, before_call: BeforeCall
+) -> None:
+    failed()
+    before_call(task.ErrorLog, "UpdateItem", lambda: task.handler(SCHEDULED, None))
+    assert decide(task, DECISION)["decision"] == "skip"
+    assert "decisions" not in only(error_log)
+
+
+@pytest.mark.parametrize("delivery", [None, 7, "text", ["body"]])
+def test_an_input_that_was_no_delivery_gets_no_permit(task: Task, failed: Put, delivery: Any) -> None:
+    failed(event=json.dumps(delivery))
+    assert json.loads(decide(task, DECISION)["input"]) == delivery

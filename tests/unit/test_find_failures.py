@@ -15,7 +15,7 @@ def task(load: Load, tables: dict[str, str]) -> Task:
     return load("find_failures", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
 
 
-NOTHING = {"failures": [], "isManual": False, "next": None, "page": 1, "hasMore": False}
+NOTHING = {"failures": [], "isManual": False, "decision": None, "next": None, "page": 1, "hasMore": False}
 
 
 def event(collected: list[Json] | None = None, page: int = 0, /, **selection: Any) -> Json:
@@ -64,6 +64,7 @@ def test_a_failure_is_returned_with_its_error_and_its_redrives(task: Task, faile
             }
         ],
         "isManual": bool(selection),
+        "decision": None,
         "next": None,
         "page": 1,
         "hasMore": False,
@@ -123,6 +124,15 @@ def test_an_operator_finds_one_delivery_unless_it_is_resolved(
     failed(requestId="another")
     failed(status=status, nextAttemptAt=None)
     assert found(task, requestId="8f7e6d5c") == ["8f7e6d5c"] * is_found
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_an_operator_who_decides_finds_the_delivery_whatever_its_status(task: Task, failed: Put, status: str) -> None:
+    decision = {"id": "decision-1", "action": "again", "by": "arn", "reason": "no trace"}
+    failed(status=status, nextAttemptAt=None)
+    answer = task.handler(event(requestId="8f7e6d5c", decision=decision), None)
+    (failure,) = answer["failures"]
+    assert (failure["status"], failure["cause"], answer["decision"]) == (status, "Lambda is busy", decision)
 
 
 def test_a_delivery_that_never_failed_is_not_found(task: Task) -> None:

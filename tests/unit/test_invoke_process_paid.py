@@ -302,3 +302,15 @@ def test_a_failed_invoke_is_not_logged_as_invoked(task: Task, service: Service, 
     with pytest.raises(ClientError):
         task.handler(event(callback), context())
     assert log() == []
+
+
+def test_an_operators_decision_dispatches_a_payment_once_more(
+    task: Task, service: Service, ledger: Table, callback: Json
+) -> None:
+    task.handler(event(callback), context())
+    again = {"deliveryId": LATER, "decision": {"id": "decision-1", "action": "again"}}
+    answers = [task.handler(event(callback, **again), context(attempt=f"attempt-{number}")) for number in (2, 3)]
+    assert answers == [{"dispatchedBy": LATER, "isDuplicate": False}] * 2
+    assert len(service.requests) == 2
+    (item,) = items(ledger)
+    assert item["dispatches"] == 2

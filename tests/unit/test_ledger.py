@@ -1,5 +1,6 @@
 """Each transition of the ledger, and each pair of attempts that meet in it."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -166,6 +167,195 @@ def test_of_two_attempts_that_repeat_a_dispatch_one_is_in_progress(ledger: Ledge
     with pytest.raises(DispatchInProgress):
         ledger.module.claim(ledger.attempt("third"), LIFETIME, 1, repeat_faster)
     assert (ledger.item["claimedBy"], ledger.item["dispatches"]) == ("second", 2)
+
+
+def test_a_refused_repeat_leaves_a_payment_that_may_be_dispatched(ledger: Ledger) -> None:
+    ledger.claim(ledger.attempt(), EXPIRED)
+    second = ledger.attempt("second")
+    ledger.claim(second)
+    ledger.module.release(second)
+    assert ledger.item["dispatches"] == 1
+    with pytest.raises(PaymentConflict):
+        ledger.claim(ledger.attempt("third", amount="1"))
+    assert ledger.claim(ledger.attempt("third")) is None
+    assert ledger.item["dispatches"] == 2
+
+
+# An operator's decision
+
+
+AGAIN, ACCEPT = {"id": "decision-1", "action": "again"}, {"id": "decision-1", "action": "accept"}
+OTHER = {"amount": "1"}
+
+
+def leave_dispatched(ledger: Ledger) -> None:
+    ledger.dispatch(ledger.attempt())
+
+
+def leave_undecided(ledger: Ledger) -> None:
+    ledger.claim(ledger.attempt(), EXPIRED)
+    ledger.claim(ledger.attempt("second"), EXPIRED)
+    with pytest.raises(DispatchUndecided):
+        ledger.claim(ledger.attempt("third"))
+
+
+LEAVE = pytest.mark.parametrize("leave", [leave_dispatched, leave_undecided])
+DECIDE = pytest.mark.parametrize("decision", [AGAIN, {**ACCEPT, **OTHER}], ids=["again", "accept"])
+
+
+def decided(ledger: Ledger, decision: Json, number: int = 1) -> Any:
+    """Return an attempt with a permit; whatever else `decision` has changes the callback."""
+    permit = {name: decision[name] for name in ("id", "action")}
+    changes = {name: value for name, value in decision.items() if name not in permit}
+    return ledger.attempt("decided", number, decision=permit, **changes)
+
+
+@LEAVE
+@DECIDE
+def test_a_decision_dispatches_a_payment_once_more(
+    ledger: Ledger, leave: Callable[[Ledger], None], decision: Json
+) -> None:
+    leave(ledger)
+    before = ledger.item["dispatches"]
+    attempt = decided(ledger, decision)
+    assert ledger.claim(attempt) is None
+    assert (ledger.item["claimedBy"], ledger.item["dispatches"]) == ("decided", before + 1)
+    ledger.module.finish(attempt, "request-2")
+    item = ledger.item
+    assert (item["dispatchedBy"], item["invokeRequestId"], item["dispatches"]) == ("decided", "request-2", before + 1)
+    assert item["decisionIds"] == {"decision-1"}
+    assert not {"claimedBy", "claimedUntil", "attemptId"} & item.keys()
+
+
+@LEAVE
+@DECIDE
+def test_a_used_decision_makes_an_ordinary_delivery(
+    ledger: Ledger, leave: Callable[[Ledger], None], decision: Json
+) -> None:
+    leave(ledger)
+    ledger.dispatch(decided(ledger, decision))
+    before = ledger.item
+    assert ledger.claim(decided(ledger, decision, 2)) == "decided"
+    assert ledger.item == before
+
+
+@LEAVE
+@DECIDE
+def test_a_decision_with_an_unknown_outcome_is_not_used_again(
+    ledger: Ledger, leave: Callable[[Ledger], None], decision: Json
+) -> None:
+    leave(ledger)
+    ledger.claim(decided(ledger, decision), EXPIRED)
+    before = ledger.item
+    with pytest.raises(
+        DispatchUndecided, match=rf"^The payment may have been dispatched {before['dispatches']} times$"
+    ):
+        ledger.claim(decided(ledger, decision, 2))
+    assert ledger.item == before
+    assert ledger.claim(decided(ledger, {**decision, "id": "decision-2"}, 3)) is None
+
+
+@LEAVE
+@DECIDE
+def test_an_unused_decision_is_released_with_its_claim(
+    ledger: Ledger, leave: Callable[[Ledger], None], decision: Json
+) -> None:
+    leave(ledger)
+    before = ledger.item
+    attempt = decided(ledger, decision)
+    ledger.claim(attempt)
+    ledger.module.release(attempt)
+    ignored = {"claimedBy", "claimedUntil", "attemptId"}
+    after = ledger.item
+    assert {name: after[name] for name in after.keys() - ignored} == {n: before[n] for n in before.keys() - ignored}
+    assert ("claimedBy" in after) == ("claimedBy" in before)
+    assert ledger.claim(decided(ledger, decision, 2)) is None
+
+
+@DECIDE
+def test_a_decision_leaves_a_dispatch_in_progress_alone(ledger: Ledger, decision: Json) -> None:
+    ledger.claim(ledger.attempt())
+    with pytest.raises(DispatchInProgress):
+        ledger.claim(decided(ledger, decision))
+    assert ledger.item["dispatches"] == 1
+
+
+@DECIDE
+def test_while_a_decision_is_carried_out_the_payment_is_in_progress(ledger: Ledger, decision: Json) -> None:
+    leave_dispatched(ledger)
+    ledger.claim(decided(ledger, decision))
+    for other in (ledger.attempt("second"), decided(ledger, {**decision, "id": "decision-2"}, 2)):
+        with pytest.raises(DispatchInProgress):
+            ledger.claim(other)
+
+
+def test_a_dispatched_payment_stays_so_if_a_decision_is_not_finished(ledger: Ledger) -> None:
+    leave_dispatched(ledger)
+    ledger.claim(decided(ledger, AGAIN), EXPIRED)
+    assert ledger.claim(ledger.attempt("second")) == "first"
+
+
+@LEAVE
+def test_of_two_decisions_at_the_same_time_one_is_in_progress(
+    ledger: Ledger, before_call: BeforeCall, leave: Callable[[Ledger], None]
+) -> None:
+    leave(ledger)
+    before = ledger.item["dispatches"]
+    update = ledger.module.Payments
+
+    def decide_faster() -> None:
+        assert ledger.claim(decided(ledger, {**AGAIN, "id": "decision-2"}, 2)) is None
+
+    # The first UpdateItem fails, because the payment is claimed or dispatched; the second takes it over.
+    before_call(update, "GetItem", lambda: before_call(update, "UpdateItem", decide_faster))
+    with pytest.raises(DispatchInProgress):
+        ledger.claim(decided(ledger, AGAIN))
+    assert (ledger.item["dispatches"], ledger.item["decisionIds"]) == (before + 1, {"decision-2"})
+
+
+@DECIDE
+def test_a_decision_on_a_payment_that_was_never_claimed_counts_once(ledger: Ledger, decision: Json) -> None:
+    assert ledger.claim(decided(ledger, decision), EXPIRED) is None
+    with pytest.raises(DispatchUndecided, match="1 times"):
+        ledger.claim(decided(ledger, decision, 2))
+
+
+def test_again_does_not_dispatch_a_conflict(ledger: Ledger) -> None:
+    leave_dispatched(ledger)
+    with pytest.raises(PaymentConflict):
+        ledger.claim(decided(ledger, {**AGAIN, **OTHER}))
+    assert ledger.item["dispatches"] == 1
+
+
+def test_accept_does_not_dispatch_a_duplicate(ledger: Ledger) -> None:
+    leave_dispatched(ledger)
+    assert ledger.claim(decided(ledger, ACCEPT)) == "first"
+    assert ledger.item["dispatches"] == 1
+
+
+@pytest.mark.parametrize("amount", ["1", None])
+def test_an_accepted_delivery_is_what_the_others_must_agree_with(ledger: Ledger, amount: str | None) -> None:
+    leave_dispatched(ledger)
+    accepted: Json = {"amount": amount, "userId": "another"}
+    ledger.dispatch(decided(ledger, {**ACCEPT, **accepted}))
+    assert ledger.claim(ledger.attempt("second", **accepted)) == "decided"
+    with pytest.raises(PaymentConflict):
+        ledger.claim(ledger.attempt("third"))
+
+
+def test_an_accepted_delivery_that_is_not_finished_changes_no_terms(ledger: Ledger) -> None:
+    leave_dispatched(ledger)
+    ledger.claim(decided(ledger, {**ACCEPT, **OTHER}), EXPIRED)
+    assert ledger.claim(ledger.attempt("second")) == "first"
+
+
+@pytest.mark.parametrize(
+    ("decision", "standing"),
+    [(AGAIN, "dispatched"), (ACCEPT, "dispatched"), ({**AGAIN, **OTHER}, "conflict"), ({**ACCEPT, **OTHER}, "new")],
+)
+def test_only_an_accepted_conflict_is_checked_as_a_new_payment(ledger: Ledger, decision: Json, standing: str) -> None:
+    leave_dispatched(ledger)
+    assert ledger.module.standing_of("BankApp", decided(ledger, decision).callback) == standing
 
 
 # What must agree

@@ -207,3 +207,8 @@ def test_the_log_names_the_delivery_but_not_the_user(task: Task, callback: Json,
         }.items()
     )
     assert callback["userId"] not in json.dumps(line)
+
+
+def test_an_operators_decision_is_not_part_of_the_record(task: Task, records: Table, callback: Json) -> None:
+    task.handler(event(callback, decision={"id": "decision-1", "action": "again"}), None)
+    assert "decision" not in str(only(records))

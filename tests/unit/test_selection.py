@@ -8,7 +8,8 @@ from callbacks.selection import MAX_FAILURES, Selection
 from tests.unit.kit import Json
 
 AFTER = {"requestId": {"S": "8f7e6d5c"}}
-MEMBERS = "requestId, orderId, since, dryRun, limit, after"
+DECISION = {"id": "decision-1", "action": "again", "by": "arn", "reason": "no trace"}
+MEMBERS = "requestId, orderId, since, dryRun, limit, after, decision"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,7 @@ MEMBERS = "requestId, orderId, since, dryRun, limit, after"
         ({"limit": MAX_FAILURES}, Selection(limit=100)),
         ({"after": AFTER}, Selection(after=AFTER)),
         ({"after": None}, Selection()),
+        ({"requestId": "8f7e6d5c", "decision": DECISION}, Selection(request_id="8f7e6d5c", decision=DECISION)),
         # The states handle a dry run.
         ({"dryRun": True}, Selection()),
         ({"dryRun": False}, Selection()),
@@ -116,6 +118,8 @@ def test_a_time_is_converted_to_the_stored_form(since: str, read: str) -> None:
         ({"after": "x"}, "after: must be the `next` of the previous page"),
         ({"since": "2026-13-01T00:00:00Z"}, "since: must be a time such as 2026-11-22T10:00:00Z"),
         ({"since": "2026-11-22T10:00:00"}, "since: must include a time zone, such as 2026-11-22T10:00:00Z"),
+        ({"decision": DECISION}, "decision: needs a requestId"),
+        ({"orderId": "1", "decision": DECISION}, "decision: needs a requestId"),
         ({"since": "2026-11-22"}, "since: must include a time zone, such as 2026-11-22T10:00:00Z"),
     ],
 )

@@ -176,6 +176,60 @@ def test_settling_a_failure_twice_has_the_same_outcome(
     assert again == {**item, **({"nextAttemptAt": again["nextAttemptAt"]} if "nextAttemptAt" in item else {})}
 
 
+# An operator's decision
+
+
+def decision(attempt: int, action: str = "again") -> Json:
+    return {
+        "id": "1",
+        "action": action,
+        "by": "nan",
+        "reason": "r",
+        "at": "2026-11-22T10:00:00.000Z",
+        "attempt": attempt,
+    }
+
+
+@pytest.mark.parametrize(
+    "run", [FAILED, TIMED_OUT, {"Error": "ThrottlingException"}], ids=["failed", "late", "refused"]
+)
+@pytest.mark.parametrize("attempt", [1, 8])
+def test_a_decided_redrive_that_fails_waits_for_the_next_decision(
+    task: Task, error_log: Table, claimed: Put, run: Json, attempt: int
+) -> None:
+    claimed(attempts=attempt, decisions=[decision(attempt)])
+    assert task.handler(event(run, attempt), None)["status"] == "open"
+    assert "nextAttemptAt" not in only(error_log)
+
+
+def test_a_decided_redrive_that_succeeds_is_resolved(task: Task, error_log: Table, claimed: Put) -> None:
+    claimed(decisions=[decision(1)])
+    assert task.handler(event(DONE), None)["status"] == "resolved"
+    assert [entry["id"] for entry in only(error_log)["decisions"]] == ["1"]
+
+
+@pytest.mark.parametrize(("attempt", "status"), [(2, "open"), (8, "given up")])
+def test_a_decision_counts_for_its_own_redrive_only(
+    task: Task, error_log: Table, claimed: Put, attempt: int, status: str
+) -> None:
+    claimed(attempts=attempt, decisions=[decision(1)])
+    assert task.handler(event(FAILED, attempt), None)["status"] == status
+    assert ("nextAttemptAt" in only(error_log)) == (status == "open")
+
+
+def test_a_decided_redrive_without_a_result_is_given_up(task: Task, claimed: Put) -> None:
+    claimed(decisions=[decision(1)])
+    assert task.handler(event({"reason": "The last attempt left no result"}), None)["status"] == "given up"
+
+
+@pytest.mark.parametrize("attempt", [0, 8])
+def test_a_dismissed_failure_is_resolved(task: Task, error_log: Table, claimed: Put, attempt: int) -> None:
+    claimed(attempts=attempt, error="PaymentConflict", decisions=[decision(attempt, "dismiss")])
+    outcome = task.handler(event({"dismissal": "dismissed by nan"}, attempt), None)
+    assert (outcome["status"], outcome["lastResult"]) == ("resolved", "dismissed by nan")
+    assert "nextAttemptAt" not in only(error_log)
+
+
 # A later run
 
 

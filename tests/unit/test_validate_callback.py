@@ -119,3 +119,23 @@ def test_an_input_that_is_no_delivery_is_refused(task: Task, delivery: Any) -> N
 def test_an_input_without_a_body_is_refused(task: Task) -> None:
     with pytest.raises(InvalidCallback, match=r"^body: must be the request's body as a string, not null$"):
         task.handler({**event("paid"), "delivery": {}}, None)
+
+
+@pytest.mark.parametrize("action", ["again", "accept"])
+def test_the_permit_of_an_operators_decision_is_passed_on(task: Task, action: str) -> None:
+    permit = {"id": "decision-1", "action": action}
+    assert task.handler(event("paid", decision=permit), None)["decision"] == permit
+
+
+def test_an_unknown_permit_is_refused(task: Task) -> None:
+    with pytest.raises(InvalidCallback, match=r"^decision: must have an id"):
+        task.handler(event("paid", decision={"id": "1", "action": "dismiss"}), None)
+
+
+def test_a_decision_in_the_body_is_a_field_like_any_other(task: Task) -> None:
+    body = (
+        '{"orderId": "1", "paymentId": "2", "userId": "3", "success": true, "decision": {"id": "1", "action": "again"}}'
+    )
+    result = task.handler(event("paid", body=body), None)
+    assert result["decision"] is None
+    assert json.loads(result["extra"]) == {"decision": {"id": "1", "action": "again"}}
