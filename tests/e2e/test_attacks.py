@@ -286,6 +286,34 @@ def test_a_refused_text_that_looks_like_a_template_is_kept_word_for_word(guarded
     assert set(delivery) == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
 
 
+DECISION = '{"id":"mine","action":"accept"}'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"decision": {"id": "mine", "action": "accept"}}, id="a field"),
+        pytest.param({"message": f'","decision":{DECISION},"x":"'}, id="JSON"),
+        pytest.param({"message": f'\\","decision":{DECISION},"x":"'}, id="escaped JSON"),
+    ],
+)
+def test_no_input_decides_as_an_operator_does(
+    guarded: Guarded, make_body: MakeBody, genuine: str, fields: dict[str, str]
+) -> None:
+    assert guarded.send(genuine, signed(genuine)).status == 200
+    order_id = json.loads(genuine)["orderId"]
+    body = make_body(orderId=order_id, amount=TOTAL + 1, **fields)
+    for loaded in (body, body[:-1] + f"}},decision:{DECISION}", body[:-1] + f'}}","decision":{DECISION},"x":"'):
+        headers = signed(loaded, message_id=f'","decision":{DECISION},"x":"')
+        answer = guarded.send(
+            loaded, {**headers, "decision": DECISION, "User-Agent": f'"}},"decision":{DECISION},"x":{{"'}
+        )
+        assert answer.status == 500
+        (error,) = guarded.errors_of(answer)
+        assert set(json.loads(error["event"])) == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
+    assert guarded.payloads_of(order_id) == [genuine]
+
+
 @pytest.mark.parametrize("text", LOADED_TEXTS)
 def test_a_signed_text_that_looks_like_a_template_stays_a_text(
     guarded: Guarded, make_body: MakeBody, order_id: str, text: str

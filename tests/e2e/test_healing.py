@@ -1,5 +1,6 @@
 """Failed and lost deliveries are redriven on the local stack: by the schedule, and by the command."""
 
+import json
 import os
 import subprocess
 import sys
@@ -25,12 +26,13 @@ def fail_to_dispatch(local: Local, body: str) -> Answer:
     return answer
 
 
-def redrive(local: Local, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as an operator does."""
+def redrive(local: Local, *options: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command as an operator does, who types an answer to its question."""
     return subprocess.run(
         [sys.executable, "-m", "redrive", "--local", *options],
         cwd=ROOT,
         env=os.environ | {"AWS_PORT": str(local.stack.aws_port)},
+        input=typed,
         capture_output=True,
         text=True,
         check=False,
@@ -71,6 +73,53 @@ def test_a_delivery_is_redriven_by_the_id_of_its_last_redrive(local: Local, make
     run = redrive(local, "--request", redrive_id)
     assert run.returncode == 0, run.stdout + run.stderr
     assert local.payloads_of(order_id) == [body]
+
+
+def test_an_operator_dispatches_a_payment_again(local: Local, make_body: MakeBody, order_id: str) -> None:
+    body = make_body()
+    answer = fail_to_dispatch(local, body)
+    assert redrive(local, "--request", answer.request_id).returncode == 0
+    options = ("--request", answer.request_id, "--again", "--reason", "process-paid lost it")
+
+    refused = redrive(local, *options, typed="n\n")
+    assert (refused.returncode, refused.stdout.endswith("Nothing was changed.\n")) == (1, True)
+    assert local.payloads_of(order_id) == [body]
+
+    run = redrive(local, *options, typed="y\n")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert f"Dispatch payment {json.loads(body)['paymentId']} of order {order_id} again?" in run.stdout
+    assert local.payloads_of(order_id) == [body, body]
+    assert local.post(body).body["duplicate"] is True
+    (error,) = local.errors_of(answer)
+    (decision,) = error["decisions"]
+    assert (decision["action"], decision["reason"]) == ("again", "process-paid lost it")
+    caller = local.stack.client("sts").get_caller_identity()
+    assert decision["by"] == caller["Arn"]
+
+
+def test_an_operator_accepts_a_conflict(local: Local, make_body: MakeBody, order_id: str) -> None:
+    first, second = make_body(), make_body(amount=1)
+    assert local.post(first).status == 200
+    request_id = local.post(second).request_id
+
+    run = redrive(local, "--request", request_id, "--accept", "--reason", "the bank confirms 1 baht", "--yes")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert local.payloads_of(order_id) == [first, second]
+
+
+def test_an_operator_dismisses_a_refused_callback(local: Local, make_body: MakeBody, order_id: str) -> None:
+    answer = local.post(make_body(userId=None))
+    run = redrive(local, "--request", answer.request_id, "--dismiss", "--reason", "a test of the bank", "--yes")
+    assert run.returncode == 0, run.stdout + run.stderr
+    (error,) = local.errors_of(answer)
+    assert (error["status"], error["attempts"]) == ("resolved", 0)
+    assert error["lastResult"].startswith("dismissed by arn:")
+    assert local.payloads_of(order_id) == []
+
+
+def test_an_id_that_begins_with_a_hyphen_is_looked_up(local: Local) -> None:
+    run = redrive(local, "--request", "-D5fJx_0aBcDeFg", "--dismiss", "--reason", "unknown", "--yes")
+    assert (run.returncode, run.stdout) == (1, "No failed delivery of the id -D5fJx_0aBcDeFg.\n")
 
 
 def test_a_redriven_invalid_callback_is_refused_again(local: Local, make_body: MakeBody) -> None:

@@ -1,20 +1,32 @@
 """The command that redrives failed deliveries, against a stack and a healing workflow that the tests play."""
 
+import io
 import json
+import uuid
 from typing import Any
 
 import pytest
 
 import redrive
+from callbacks import decisions
 
 MACHINE_ARN = "arn:aws:states:ap-southeast-1:000000000000:stateMachine:payment3-bankapp-healing-prod"
 REQUEST_ID = "8f7e6d5c-4b3a-4291-8807-f6e5d4c3b2a1"
 RESOLVED = {"requestId": REQUEST_ID, "orderId": "1", "status": "resolved", "lastResult": "200 recorded"}
+CALLER = "arn:aws:sts::123456789012:assumed-role/operator/nan"
+FAILURE = {
+    "requestId": REQUEST_ID,
+    "orderId": "482500007436",
+    "chargeId": "pay_bankapp_123",
+    "status": "open",
+    "error": "DispatchUndecided",
+    "cause": json.dumps({"errorMessage": "The payment may have been dispatched 2 times"}),
+}
 FAILED = {"requestId": "other", "orderId": None, "status": "open", "lastResult": "500 Internal error"}
 
 
 class Aws:
-    """CloudFormation and Step Functions; `pages` has the results of the healing workflow."""
+    """CloudFormation, STS and Step Functions; `pages` has the results of the healing workflow."""
 
     def __init__(self, *pages: list[dict[str, Any]]) -> None:
         self.pages = pages
@@ -34,6 +46,9 @@ class Aws:
         assert execution["stateMachineArn"] == MACHINE_ARN
         self.selections.append(json.loads(execution["input"]))
         return {"executionArn": str(len(self.selections) - 1)}
+
+    def get_caller_identity(self) -> dict[str, str]:
+        return {"Arn": CALLER}
 
     def describe_execution(self, executionArn: str) -> dict[str, str]:  # noqa: N803 boto3's
         number = int(executionArn)
@@ -150,3 +165,174 @@ def test_each_delivery_of_each_page_is_printed_and_an_open_one_is_a_failure(
     assert [line.split()[0] for line in lines[:-1]] == ["resolved", "open", "resolved"]
     assert lines[-1] == "3 redriven: 2 resolved, 1 open"
     assert aws.selections[1]["after"] == {"page": 1}
+
+
+# Decisions
+
+
+def decide(*options: str, action: str = "--again", request_id: str = REQUEST_ID) -> int:
+    return redrive.main(["--stack", "some", "--request", request_id, action, "--reason", "no trace", *options])
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> list[str]:
+    """Answer the next questions; return them."""
+    asked: list[str] = []
+
+    def reply(question: str) -> str:
+        asked.append(question)
+        return text
+
+    monkeypatch.setattr("builtins.input", reply)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("action", "question"),
+    [
+        (
+            "again",
+            "Dispatch payment pay_bankapp_123 of order 482500007436 again? Process-paid may have received it before.",
+        ),
+        (
+            "accept",
+            "Dispatch payment pay_bankapp_123 of order 482500007436 as this delivery says? "
+            "It contradicts an earlier one.",
+        ),
+        (
+            "dismiss",
+            "Dismiss the failed delivery of payment pay_bankapp_123 of order 482500007436? "
+            "Nothing will be dispatched for it.",
+        ),
+    ],
+)
+def test_a_confirmed_decision_reaches_the_workflow_with_who_and_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: str, question: str
+) -> None:
+    aws = aws_with(monkeypatch, [FAILURE], [RESOLVED])
+    asked = answer(monkeypatch, "y")
+    assert decide(action=f"--{action}") == 0
+    assert asked == [f"{question} [y/N] "]
+    shown, outcome = capsys.readouterr().out.splitlines()
+    assert shown.split()[:3] == ["open", "order", "482500007436"]
+    assert shown.endswith("DispatchUndecided: The payment may have been dispatched 2 times")
+    assert outcome.startswith("resolved ")
+    listed, carried_out = aws.selections
+    decision = carried_out["decision"]
+    assert uuid.UUID(decision.pop("id"))
+    assert decision == {"action": action, "by": CALLER, "reason": "no trace"}
+    assert carried_out["requestId"] == REQUEST_ID
+    assert listed == {**carried_out, "decision": listed["decision"], "dryRun": True}
+
+
+@pytest.mark.parametrize("text", ["", "n", "no", "yeah", "yes please"])
+def test_a_decision_that_is_not_confirmed_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    aws = aws_with(monkeypatch, [FAILURE], [RESOLVED])
+    answer(monkeypatch, text)
+    assert decide() == 1
+    assert capsys.readouterr().out.endswith("Nothing was changed.\n")
+    assert [selection["dryRun"] for selection in aws.selections] == [True]
+
+
+def test_a_decision_without_anybody_to_ask_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    aws = aws_with(monkeypatch, [FAILURE], [RESOLVED])
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert decide() == 1
+    assert [selection["dryRun"] for selection in aws.selections] == [True]
+
+
+@pytest.mark.parametrize("text", ["y", "Y", " yes "])
+def test_a_decision_is_confirmed_by_y_or_yes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    aws_with(monkeypatch, [FAILURE], [RESOLVED])
+    answer(monkeypatch, text)
+    assert decide() == 0
+
+
+def test_yes_decides_without_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    aws = aws_with(monkeypatch, [FAILURE], [RESOLVED])
+    asked = answer(monkeypatch, "n")
+    assert decide("--yes") == 0
+    assert (asked, len(aws.selections)) == ([], 2)
+
+
+def test_each_decision_has_an_id_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = set()
+    for _ in range(2):
+        aws = aws_with(monkeypatch, [FAILURE], [RESOLVED])
+        decide("--yes")
+        ids |= {selection["decision"]["id"] for selection in aws.selections}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("status", ["open", "given up", "skipped", "left for the next run"])
+def test_a_decision_that_does_not_resolve_the_failure_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    aws_with(monkeypatch, [FAILURE], [RESOLVED | {"status": status}])
+    assert decide("--yes") == 1
+
+
+def test_a_decision_needs_a_failed_delivery(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aws = aws_with(monkeypatch, [], [RESOLVED])
+    assert decide("--yes") == 1
+    assert capsys.readouterr().out == f"No failed delivery of the id {REQUEST_ID}.\n"
+    assert len(aws.selections) == 1
+
+
+def test_a_failure_without_an_order_can_be_decided_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    aws_with(monkeypatch, [FAILURE | {"orderId": None, "chargeId": None, "cause": "not JSON"}], [RESOLVED])
+    asked = answer(monkeypatch, "y")
+    assert decide(action="--dismiss") == 0
+    assert "payment unknown of order unknown" in asked[0]
+
+
+@pytest.mark.parametrize("request_id", ["-D5fJx_0aBcDeFg", "--5fJx_0aBcDeFg", "--again", "--yes"])
+def test_an_id_that_begins_with_a_hyphen_is_decided_on(monkeypatch: pytest.MonkeyPatch, request_id: str) -> None:
+    aws = aws_with(monkeypatch, [FAILURE], [RESOLVED])
+    assert decide("--yes", request_id=request_id) == 0
+    assert {selection["requestId"] for selection in aws.selections} == {request_id}
+
+
+def test_a_reason_may_begin_with_a_hyphen(monkeypatch: pytest.MonkeyPatch) -> None:
+    aws = aws_with(monkeypatch, [FAILURE], [RESOLVED])
+    assert redrive.main(["--local", "--request", "1", "--dismiss", "--reason", "- paid by hand", "--yes"]) == 0
+    assert aws.selections[1]["decision"]["reason"] == "- paid by hand"
+
+
+NEEDS = "needs --request and --reason, and takes no --dry-run"
+REASON = "--reason must have 1 to 500 printable characters"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--request", "1", "--again"], f"--again {NEEDS}"),
+        (["--order", "1", "--accept", "--reason", "x"], f"--accept {NEEDS}"),
+        (["--since", "2026-11-22T10:00Z", "--dismiss", "--reason", "x"], f"--dismiss {NEEDS}"),
+        (["--request", "1", "--dismiss", "--reason", "x", "--dry-run"], f"--dismiss {NEEDS}"),
+        (["--request", "1", "--again", "--accept", "--reason", "x"], "--accept: not allowed with argument --again"),
+        (["--request", "1", "--again", "--reason", ""], REASON),
+        (["--request", "1", "--again", "--reason", "  "], REASON),
+        (["--request", "1", "--again", "--reason", "x" * 501], REASON),
+        (["--request", "1", "--again", "--reason", "two\nlines"], REASON),
+        (["--request", "1", "--reason", "x"], "--reason and --yes go with --again, --accept or --dismiss"),
+        (["--order", "1", "--yes"], "--reason and --yes go with --again, --accept or --dismiss"),
+    ],
+)
+def test_a_decision_that_is_incomplete_runs_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    aws = aws_with(monkeypatch, [FAILURE], [RESOLVED])
+    with pytest.raises(SystemExit) as end:
+        redrive.main(["--stack", "some", *options])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert aws.clients == []
+
+
+def test_the_command_and_the_workflow_allow_the_same_reasons() -> None:
+    assert redrive.MAX_REASON_CHARACTERS == decisions.MAX_CHARACTERS
+    assert redrive.QUESTIONS.keys() == set(decisions.Action)
