@@ -169,7 +169,7 @@ def test_a_redrive_has_as_much_time_as_a_callback_can_take() -> None:
 
 def test_a_claim_on_a_failure_lasts_longer_than_its_redrive(workflow: Workflow) -> None:
     item = STATES["healing"]["RedriveEach"]["ItemProcessor"]
-    lease: timedelta = workflow.functions.module_global("ClaimFailure", "LEASE")
+    lease: timedelta = workflow.functions.module_global("ClaimFailure", "CLAIM_TIME")
     assert longest_seconds(item) < lease.total_seconds()
 
 

@@ -199,7 +199,7 @@ def test_a_payment_recorded_before_a_rule_forbade_its_id_waits_for_an_operator(
     assert status_of(workflow) == {"request-1": ("open", 1)}
     (row,) = workflow.errors
     assert (row["error"], json.loads(row["event"])) == ("InvalidCallback", delivery(1, paymentId=" pay-1"))
-    assert workflow.mails[-1].subject == "[test] BankApp callback failed: InvalidCallback"
+    assert workflow.mails[-1].subject == "[test] BankApp callback: InvalidCallback"
     assert len(workflow.records) == 1
     assert workflow.dispatched == []
 
