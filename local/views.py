@@ -62,6 +62,10 @@ class Views:
         """The items of the record table, oldest first."""
         return self._items("RecordTableName", "receivedAt")
 
+    def ledger(self) -> list[dict[str, Any]]:
+        """The payments in the ledger, by order."""
+        return self._items("LedgerTableName", "orderKey")
+
     def errors(self) -> list[dict[str, Any]]:
         """The items of the error log, oldest first."""
         return self._items("ErrorLogTableName", "occurredAt")
@@ -71,7 +75,7 @@ class Views:
         return [self._describe(execution) for execution in self._executions()]
 
     def order(self, order_id: str) -> dict[str, Any]:
-        """Everything known of one order, by the names of the other views."""
+        """What the other views show of one order, by their names."""
         records = [record for record in self.records() if record["orderId"] == order_id]
         errors = [error for error in self.errors() if error.get("orderId") == order_id]
         request_ids = {item["requestId"] for item in records + errors}
@@ -83,6 +87,7 @@ class Views:
             "orderId": order_id,
             "executions": [self._describe(execution) for execution in self._executions() if is_own(execution["name"])],
             "records": records,
+            "ledger": [payment for payment in self.ledger() if payment["orderKey"].partition("#")[2] == order_id],
             "process-paid": [
                 call for call in self.process_paid() if json.loads(call["payload"]).get("orderId") == order_id
             ],
@@ -128,6 +133,7 @@ class Views:
             "sentry": self.sentry,
             "process-paid": self.process_paid,
             "records": self.records,
+            "ledger": self.ledger,
             "errors": self.errors,
             "executions": self.executions,
         }

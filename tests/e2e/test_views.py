@@ -24,6 +24,8 @@ def test_the_view_of_an_order_shows_the_outcome_of_its_deliveries(
     for execution, state in zip(executions, ("RespondDispatched", "RespondDispatched", "RespondRefused"), strict=True):
         assert (execution["status"], state in execution["states"]) == ("SUCCEEDED", True)
     assert [record["requestId"] for record in order["records"]] == [paid.request_id, again.request_id]
+    (payment,) = order["ledger"]
+    assert (payment["dispatchedBy"], payment["dispatches"]) == (order["records"][0]["deliveryId"], "1")
     assert [call["payload"] for call in order["process-paid"]] == [body]
     assert [error["requestId"] for error in order["errors"]] == [refused.request_id]
     assert [refused.request_id in mail["BodyText"] for mail in order["mails"]] == [True]
@@ -39,6 +41,6 @@ def test_the_view_of_an_unknown_order_is_empty(local: Local, order_id: str) -> N
 def test_the_index_lists_the_views(local: Local, make_body: MakeBody) -> None:
     local.post(make_body(userId=None))
     names = [path.removeprefix("/_local/") for path in local.view("")]
-    assert names == ["orders/{orderId}", "mails", "sentry", "process-paid", "records", "errors", "executions"]
+    assert names == ["orders/{orderId}", "mails", "sentry", "process-paid", "records", "ledger", "errors", "executions"]
     for name in ("mails", "sentry", "errors"):
         assert local.view(name), name

@@ -52,6 +52,7 @@ def views(
     outputs = {
         "RecordTableName": tables["WalletCallbackRecordTable"],
         "ErrorLogTableName": tables["CallbackErrorLogTable"],
+        "LedgerTableName": tables["PaymentLedgerTable"],
         "StateMachineArn": "arn:of:the-callback-workflow",
     }
     clients: Json = {"stepfunctions": stepfunctions}
@@ -106,10 +107,11 @@ def test_the_index_lists_every_view(views: Views) -> None:
         "/_local/sentry",
         "/_local/process-paid",
         "/_local/records",
+        "/_local/ledger",
         "/_local/errors",
         "/_local/executions",
     ]
-    assert [len(get(views, name.removeprefix("/_local/"))) for name in index[1:]] == [2, 0, 0, 0, 0, 0]
+    assert [len(get(views, name.removeprefix("/_local/"))) for name in index[1:]] == [2, 0, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["nothing", "orders", "records/1"])
@@ -127,6 +129,9 @@ def test_an_order_is_shown_with_what_is_its_own_and_nothing_else(
     unknown = {"requestId": {"S": "other"}, "occurredAt": {"S": "2026"}}
     for item in (failed, unknown):
         boto3.client("dynamodb").put_item(TableName=views.stack.outputs["ErrorLogTableName"], Item=item)
+    for order in (order_id, "another"):
+        payment = {"orderKey": {"S": f"BankApp#{order}"}, "paymentId": {"S": "1"}}
+        boto3.client("dynamodb").put_item(TableName=views.stack.outputs["LedgerTableName"], Item=payment)
     stepfunctions.names = ["own-redrive-1", "another", "lost", "own", "other"]
     payloads = [f'{{"orderId": "{order_id}"}}', '{"orderId": "another"}', "{}"]
     calls = [{"function": PROCESS_PAID, "payload": payload} for payload in payloads]
@@ -143,6 +148,7 @@ def test_an_order_is_shown_with_what_is_its_own_and_nothing_else(
     ]
     assert stepfunctions.read == ["own", "lost", "own-redrive-1"]
     assert [record["requestId"] for record in shown["records"]] == ["own"]
+    assert shown["ledger"] == [{"orderKey": f"BankApp#{order_id}", "paymentId": "1"}]
     assert shown["process-paid"] == calls[:1]
     assert [error["requestId"] for error in shown["errors"]] == ["lost"]
     assert shown["mails"] == [{"BodyText": "request id own"}]
@@ -156,6 +162,7 @@ def test_an_unknown_order_is_shown_without_anything(views: Views, stepfunctions:
         "orderId": "1",
         "executions": [],
         "records": [],
+        "ledger": [],
         "process-paid": [],
         "errors": [],
         "mails": [],
