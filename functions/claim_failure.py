@@ -17,11 +17,11 @@ ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Claim the failure for CLAIM_TIME, and return what its redrive needs.
+    """Claim the failure for five minutes, and return what its redrive needs.
 
     Takes `requestId`, `isManual` (an operator may claim a failure that is not due or was given up) and `decision` (the
     operator's, or None; with it they may claim a resolved failure as well, and it is kept on the failure).
-    Returns `decision` (`redrive`, `give up`, `dismiss` or `skip`) and `status`; unless it is `skip`, also `attempt`
+    Returns `plan` (`redrive`, `give up`, `dismiss` or `skip`) and `status`; unless it is `skip`, also `attempt`
     (from 1), `reason` (not to redrive, or None), `input` (the callback workflow's input, as text) and `executionName`.
     Raises ServiceUnavailable.
     """
@@ -33,9 +33,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         reason = _reason_not_to_redrive(row, delivery, decision)
         is_claimable = _is_claimable(row, event["isManual"], decision)
         if not is_claimable or not _claim(row, row.attempts if reason else row.attempts + 1, decision):
-            return {"decision": "skip", "status": row.status}
+            return {"plan": "skip", "status": row.status}
     return {
-        "decision": "dismiss" if is_dismissal else "give up" if reason else "redrive",
+        "plan": "dismiss" if is_dismissal else "give up" if reason else "redrive",
         "status": row.status,
         "attempt": row.attempts,
         "reason": reason,

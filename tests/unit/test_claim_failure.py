@@ -26,7 +26,7 @@ def test_a_due_failure_is_claimed_and_returned_with_the_input_of_its_redrive(
     claim = task.handler(SCHEDULED, None)
     delivery = json.loads(claim.pop("input"))
     assert claim == {
-        "decision": "redrive",
+        "plan": "redrive",
         "status": "redriven",
         "attempt": 1,
         "reason": None,
@@ -79,17 +79,17 @@ def test_the_schedule_claims_what_is_due_an_operator_all_that_is_not_in_hand(
     before = failed(status=status, nextAttemptAt=due, attempts=1)
     claim = task.handler(MANUAL if is_manual else SCHEDULED, None)
     if by_operator if is_manual else by_schedule:
-        assert (claim["decision"], claim["status"], claim["attempt"]) == ("redrive", "redriven", 2)
+        assert (claim["plan"], claim["status"], claim["attempt"]) == ("redrive", "redriven", 2)
     else:
-        assert claim == {"decision": "skip", "status": status}
+        assert claim == {"plan": "skip", "status": status}
         assert only(error_log) == before
 
 
 def test_a_claimed_failure_is_not_claimed_again_during_its_redrive(task: Task, failed: Put) -> None:
     failed()
-    assert task.handler(SCHEDULED, None)["decision"] == "redrive"
+    assert task.handler(SCHEDULED, None)["plan"] == "redrive"
     for event in (SCHEDULED, MANUAL):
-        assert task.handler(event, None) == {"decision": "skip", "status": "redriven"}
+        assert task.handler(event, None) == {"plan": "skip", "status": "redriven"}
 
 
 @pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by an operator"])
@@ -99,8 +99,8 @@ def test_only_one_of_two_concurrent_runs_claims_a_failure(
     failed()
     faster: list[Json] = []
     before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
-    assert task.handler(event, None) == {"decision": "skip", "status": "open"}
-    assert [claim["decision"] for claim in faster] == ["redrive"]
+    assert task.handler(event, None) == {"plan": "skip", "status": "open"}
+    assert [claim["plan"] for claim in faster] == ["redrive"]
     assert only(error_log)["attempts"] == 1
 
 
@@ -112,7 +112,7 @@ def test_a_failure_that_changes_meanwhile_in_one_respect_is_not_claimed(
 ) -> None:
     before = failed(status="redriven", attempts=1)
     before_call(task.ErrorLog, "UpdateItem", lambda: failed(**{**before, **change}))
-    assert task.handler(SCHEDULED, None)["decision"] == "skip"
+    assert task.handler(SCHEDULED, None)["plan"] == "skip"
     assert only(error_log) == {**before, **change}
 
 
@@ -122,7 +122,7 @@ def test_each_attempt_is_counted_and_gets_a_lease(
 ) -> None:
     failed(attempts=attempts)
     claim = task.handler(event, None)
-    assert (claim["decision"], claim["attempt"]) == ("redrive", attempts + 1)
+    assert (claim["plan"], claim["attempt"]) == ("redrive", attempts + 1)
     after = only(error_log)
     assert (after["status"], after["attempts"]) == ("redriven", attempts + 1)
     assert from_now(minutes=4) < after["nextAttemptAt"] <= from_now(minutes=5)
@@ -134,10 +134,10 @@ def test_a_last_attempt_with_an_expired_lease_is_claimed_but_not_repeated(
 ) -> None:
     failed(status="redriven", attempts=attempts)
     claim = task.handler(SCHEDULED, None)
-    assert (claim["decision"], claim["attempt"]) == ("give up", attempts)
+    assert (claim["plan"], claim["attempt"]) == ("give up", attempts)
     assert only(error_log)["attempts"] == attempts
     # The claim excludes other runs although the number stays the same.
-    assert task.handler(SCHEDULED, None) == {"decision": "skip", "status": "redriven"}
+    assert task.handler(SCHEDULED, None) == {"plan": "skip", "status": "redriven"}
 
 
 def test_only_one_of_two_runs_claims_a_last_attempt_without_a_result(
@@ -146,15 +146,15 @@ def test_only_one_of_two_runs_claims_a_last_attempt_without_a_result(
     failed(status="redriven", attempts=8)
     faster: list[Json] = []
     before_call(task.ErrorLog, "UpdateItem", lambda: faster.append(task.handler(SCHEDULED, None)))
-    assert task.handler(SCHEDULED, None)["decision"] == "skip"
-    assert [claim["decision"] for claim in faster] == ["give up"]
+    assert task.handler(SCHEDULED, None)["plan"] == "skip"
+    assert [claim["plan"] for claim in faster] == ["give up"]
 
 
 @pytest.mark.parametrize("attempts", [8, 9])
 def test_a_failure_beyond_a_lowered_limit_is_redriven_once_more(task: Task, failed: Put, attempts: int) -> None:
     failed(attempts=attempts)
     claim = task.handler(SCHEDULED, None)
-    assert (claim["decision"], claim["attempt"]) == ("redrive", attempts + 1)
+    assert (claim["plan"], claim["attempt"]) == ("redrive", attempts + 1)
 
 
 @pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by an operator"])
@@ -163,7 +163,7 @@ def test_a_delivery_that_is_too_large_is_not_redriven_but_reported(
 ) -> None:
     failed(event=json.dumps({"body": '{"orderId": "1", "x": "' + "x" * 130_000, "headers": {"x": "y"}}))
     claim = task.handler(event, None)
-    assert (claim["decision"], claim["attempt"]) == ("give up", 0)
+    assert (claim["plan"], claim["attempt"]) == ("give up", 0)
     assert claim["reason"] == "The delivery is too large to redrive"
     excerpt = json.loads(claim["input"])
     assert excerpt["body"].startswith('{"orderId": "1"')
@@ -264,7 +264,7 @@ def test_a_decision_is_kept_and_its_permit_is_in_the_input(
 ) -> None:
     failed(attempts=3)
     claim = decide(task, DECISION | {"action": action})
-    assert (claim["decision"], claim["attempt"], claim["reason"]) == ("redrive", 4, None)
+    assert (claim["plan"], claim["attempt"], claim["reason"]) == ("redrive", 4, None)
     assert json.loads(claim["input"])["decision"] == {"id": "decision-1", "action": action}
     (kept,) = only(error_log)["decisions"]
     assert from_now(minutes=-1) < kept.pop("at") <= from_now()
@@ -274,7 +274,7 @@ def test_a_decision_is_kept_and_its_permit_is_in_the_input(
 def test_a_dismissal_is_kept_and_redrives_nothing(task: Task, error_log: Table, failed: Put) -> None:
     failed(attempts=3)
     claim = decide(task, DISMISSAL)
-    assert (claim["decision"], claim["attempt"], claim["reason"]) == ("dismiss", 3, "dismissed by arn:of:nan")
+    assert (claim["plan"], claim["attempt"], claim["reason"]) == ("dismiss", 3, "dismissed by arn:of:nan")
     after = only(error_log)
     assert (after["attempts"], after["decisions"][0]["action"]) == (3, "dismiss")
 
@@ -304,7 +304,7 @@ def test_an_operator_decides_on_any_failure_that_is_not_being_redriven(
 ) -> None:
     due = {DUE: from_now(seconds=-1), LATER: from_now(minutes=1), NEVER: None}[next_attempt]
     failed(status=status, nextAttemptAt=due)
-    assert (decide(task, decision)["decision"] != "skip") == is_claimed
+    assert (decide(task, decision)["plan"] != "skip") == is_claimed
     assert ("decisions" in only(error_log)) == is_claimed
 
 
@@ -312,7 +312,7 @@ def test_a_decision_is_carried_out_once(task: Task, error_log: Table, failed: Pu
     failed()
     decide(task, DECISION)
     before = failed(**{**only(error_log), "status": "resolved", "nextAttemptAt": None})
-    assert decide(task, DECISION) == {"decision": "skip", "status": "resolved"}
+    assert decide(task, DECISION) == {"plan": "skip", "status": "resolved"}
     assert only(error_log) == before
 
 
@@ -326,7 +326,7 @@ def test_a_decided_redrive_without_a_result_is_given_up(task: Task, error_log: T
     decide(task, DECISION)
     failed(**{**only(error_log), "nextAttemptAt": from_now(seconds=-1)})
     claim = task.handler(SCHEDULED, None)
-    assert (claim["decision"], claim["attempt"], claim["reason"]) == ("give up", 1, "The last attempt left no result")
+    assert (claim["plan"], claim["attempt"], claim["reason"]) == ("give up", 1, "The last attempt left no result")
 
 
 @pytest.mark.parametrize(("decision", "word"), [(DECISION, "redrive"), (DISMISSAL, "dismiss")])
@@ -334,7 +334,7 @@ def test_an_operator_decides_on_a_last_attempt_without_a_result(
     task: Task, failed: Put, decision: Json, word: str
 ) -> None:
     failed(status="redriven", attempts=8)
-    assert decide(task, decision)["decision"] == word
+    assert decide(task, decision)["plan"] == word
 
 
 @pytest.mark.parametrize(("decision", "word"), [(DECISION, "give up"), (DISMISSAL, "dismiss")])
@@ -343,7 +343,7 @@ def test_a_delivery_too_large_to_redrive_can_only_be_dismissed(
 ) -> None:
     failed(event=json.dumps({"body": "x" * 130_000}))
     claim = decide(task, decision)
-    assert claim["decision"] == word
+    assert claim["plan"] == word
     assert len(claim["input"]) < 5000
 
 
@@ -352,7 +352,7 @@ def test_a_decision_that_another_run_overtakes_is_not_kept(
 ) -> None:
     failed()
     before_call(task.ErrorLog, "UpdateItem", lambda: task.handler(SCHEDULED, None))
-    assert decide(task, DECISION)["decision"] == "skip"
+    assert decide(task, DECISION)["plan"] == "skip"
     assert "decisions" not in only(error_log)
 
 
