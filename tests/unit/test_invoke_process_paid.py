@@ -14,7 +14,7 @@ from callbacks.errors import (
     PaymentConflict,
     ServiceUnavailable,
 )
-from tests.sources import table
+from tests.sources import FUNCTIONS, TEMPLATE, table
 from tests.unit.kit import BeforeCall, Json, Load, Log, Service, Table, TableOf, Task, Within, items
 
 EVENTS = Path(__file__).parents[2] / "events"
@@ -261,6 +261,14 @@ def test_a_dispatch_starts_only_if_there_is_time_to_record_it(
             task.handler(event(callback), context(milliseconds))
     assert [item["dispatches"] for item in items(ledger)] == [invokes]
     assert len(service.requests) == invokes
+
+
+def test_a_claim_a_dispatch_and_its_end_fit_into_the_functions_time_however_slow(task: Task) -> None:
+    slow_write = task.ledger.Payments.Meta.read_timeout_seconds
+    slow_invoke = task.lambda_client.meta.config.read_timeout
+    function_seconds = FUNCTIONS["InvokeProcessPaid"].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"])
+    assert slow_invoke + slow_write <= task.DISPATCH_TIME.total_seconds()
+    assert slow_write + task.DISPATCH_TIME.total_seconds() <= function_seconds
 
 
 def test_a_dispatch_that_cannot_be_finished_is_answered_anyway(
