@@ -1,6 +1,6 @@
 """Runs ministack so that the parts we use behave as on AWS. Start it as `python -m local.emulator`.
 
-One function bridges one difference. They reach into ministack's internals, hence the pinned version.
+Each function below removes one difference from AWS by patching ministack's internals, so its version is pinned.
 """
 
 import hashlib
@@ -131,7 +131,7 @@ def start_executions_at_once() -> None:
 
 
 def answer_without_waiting_for_logs() -> None:
-    """ministack waits 50 ms after an invocation that logs nothing; a later line joins the next invocation's log."""
+    """Wait 2 ms for an invocation's first log line, not 50; a later line then appears in the next invocation's log."""
     drain = lambda_runtime.Worker._drain_stderr_bounded
     lambda_runtime.Worker._drain_stderr_bounded = partialmethod(drain, first_line_wait=0.002)
 

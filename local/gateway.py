@@ -75,7 +75,7 @@ class Gateway:
     """A WSGI application that serves one stage of a REST API.
 
     `definition` is the API's OpenAPI document with its references resolved, `stepfunctions` the client for its
-    integrations, `throttle` the stage's limits, `concurrency` the limit of integrations at once; others wait.
+    integrations, `throttle` the stage's limits, and `concurrency` how many integrations may run at once.
     """
 
     definition: dict[str, Any]
@@ -115,7 +115,7 @@ class Gateway:
         operation = self.definition["paths"].get(request.path, {}).get(request.method.lower())
         if operation is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
-        # The limits are per method, so a caller that the policy refuses does not count.
+        # API Gateway applies the policy first, so refused callers do not use up the throttle.
         if not self.throttle.try_take():
             raise GatewayError("THROTTLED")
         integration = operation["x-amazon-apigateway-integration"]

@@ -1,24 +1,24 @@
 """The errors a task can raise. Their class names are what `Retry` and `Catch` in the state machines name.
 
-error                      raised by                     what happens then
------                      ---------                     -----------------
-OperatorDecides          a redrive cannot help:        an operator decides
-+ Refusal                  the callback is wrong
-  + InvalidCallback          ValidateCallback            the message is the answer's `error`
-  + InvalidSignature         VerifySignature             the message is the answer's `error`
-  + PaymentConflict          InvokeProcessPaid           the message is the answer's `error`
-  + PaymentMismatch          CrossCheckPayment,          the answer does not say why
-                             InquirePayment
-+ DispatchUndecided        InvokeProcessPaid             the e-mail says how often it may have been dispatched
-Unconfirmed              not confirmed yet:            redriven by healing
-+ OrderNotFound            CrossCheckPayment             retried once first
-+ PaymentNotConfirmed      InquirePayment
-DispatchInProgress       InvokeProcessPaid             retried once, then redriven by healing
-DispatchUncertain        InvokeProcessPaid             redriven by healing, which repeats the dispatch at most
-                                                       MAX_DISPATCH_REPEATS times in the payment's life
-ServiceUnavailable       any task that calls           retried where time allows, then redriven by healing
-ConfigurationError       any task                      redriven by healing; every callback fails until it is fixed
-InvalidSelection         CollectUndispatched,          the healing execution fails with the message
+error                    raised by              what it means, and what happens then
+-----                    ---------              -----------------------------------
+OperatorDecides                                 a redrive cannot help: an operator decides
++ Refusal                                       the callback itself is wrong
+  + InvalidCallback      ValidateCallback       the message is the answer's `error`
+  + InvalidSignature     VerifySignature        the message is the answer's `error`
+  + PaymentConflict      InvokeProcessPaid      the message is the answer's `error`
+  + PaymentMismatch      CrossCheckPayment,     the answer does not say why
+                         InquirePayment
++ DispatchUndecided      InvokeProcessPaid      the e-mail says how often the payment may have been dispatched
+Unconfirmed                                     not confirmed yet: redriven by healing
++ OrderNotFound          CrossCheckPayment      retried once first
++ PaymentNotConfirmed    InquirePayment
+DispatchInProgress       InvokeProcessPaid      retried once, then redriven by healing
+DispatchUncertain        InvokeProcessPaid      redriven by healing, which repeats the dispatch at most
+                                                MAX_DISPATCH_REPEATS times in the payment's life
+ServiceUnavailable       any task that calls    retried where time allows, then redriven by healing
+ConfigurationError       any task               redriven by healing; every callback fails until it is fixed
+InvalidSelection         CollectUndispatched,   the healing execution fails with the message
                          FindFailures
 """
 
