@@ -26,16 +26,15 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Raises ServiceUnavailable.
     """
     decision: dict[str, str] | None = event.get("decision")
-    is_dismissal = decision is not None and decision["action"] == Action.DISMISS
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
         delivery = _delivery(row, decision)
-        reason = _reason_not_to_redrive(row, delivery, decision)
+        plan, reason = _plan(row, delivery, decision)
         is_claimable = _is_claimable(row, event["isManual"], decision)
         if not is_claimable or not _claim(row, row.attempts if reason else row.attempts + 1, decision):
             return {"plan": "skip", "status": row.status}
     return {
-        "plan": "dismiss" if is_dismissal else "give up" if reason else "redrive",
+        "plan": plan,
         "status": row.status,
         "attempt": row.attempts,
         "reason": reason,
@@ -44,16 +43,17 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     }
 
 
-def _reason_not_to_redrive(row: CallbackError, delivery: Any, decision: dict[str, str] | None) -> str | None:
+def _plan(row: CallbackError, delivery: Any, decision: dict[str, str] | None) -> tuple[str, str | None]:
+    """Return what to do with the failure, and the reason unless that is a redrive."""
     if decision is not None and decision["action"] == Action.DISMISS:
-        return f"dismissed by {decision['by']}"
+        return "dismiss", f"dismissed by {decision['by']}"
     if redrives.is_too_large(delivery):
-        return "The delivery is too large to redrive"
+        return "give up", "The delivery is too large to redrive"
     # An ordinary redrive would find the payment dispatched, and hide that the decision may not be carried out.
     is_last = redrives.is_last(row.attempts) or row.is_decided(row.attempts)
     if row.status == Status.REDRIVEN and is_last and decision is None:
-        return "The last attempt left no result"
-    return None
+        return "give up", "The last attempt left no result"
+    return "redrive", None
 
 
 def _excerpt(delivery: Any) -> Any:

@@ -81,8 +81,12 @@ class Attempt:
         amount = model.canonical_amount(self.callback["amount"])
         return None if amount is None else self._digest(amount)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return f"{self.channel}#{self.callback['orderId']}", self.callback["paymentId"]
+
     def item(self) -> Payment:
-        item: Payment = Payments(f"{self.channel}#{self.callback['orderId']}", self.callback["paymentId"])
+        item: Payment = Payments(*self.key)
         return item
 
     def agrees_with(self, payment: Payment) -> bool:
@@ -256,9 +260,8 @@ def _undecided(payment: Payment) -> DispatchUndecided:
 
 
 def _read(attempt: Attempt) -> Payment | None:
-    item = attempt.item()
     try:
-        payment: Payment = Payments.get(item.orderKey, item.paymentId, consistent_read=True)
+        payment: Payment = Payments.get(*attempt.key, consistent_read=True)
     except Payments.DoesNotExist:
         return None
     return payment
