@@ -28,7 +28,7 @@ from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from callbacks import times
 from local.stack import ROOT
-from tests.sources import FUNCTIONS
+from tests.sources import FUNCTIONS, TEMPLATE
 from tests.workflow import engine
 from tests.workflow.engine import ACCOUNT, ERROR_TABLE, LEDGER_TABLE, RECORD_TABLE, REGION, resolved
 
@@ -39,6 +39,12 @@ SAVE_ERROR: Call = ("UpdateItem", f'"TableName": "{ERROR_TABLE}"')
 START_CALLBACK: Call = ("StartSyncExecution",)
 SEND_MAIL: Call = ("Action=SendEmail",)
 INVOKE: Call = ("/invocations",)
+CLAIM_PAYMENT: Call = ("in InvokeProcessPaid:", "UpdateItem", '"userDigest"')
+FINISH_CLAIM: Call = ("in InvokeProcessPaid:", "UpdateItem", '"invokeRequestId"')
+# Step Functions makes this call itself.
+CONFIRM_DISPATCH: Call = ("in :", "UpdateItem", f'"TableName": "{RECORD_TABLE}"')
+# How often a payment is dispatched automatically at most, if nobody knows how an attempt ended.
+PROMISED = 1 + TEMPLATE["Parameters"]["MaxDispatchRepeats"]["Default"]
 
 Handler = Callable[[Any, object], Any]
 # What Step Functions sees of a function that fails: Lambda's refusal of the invocation, or a FunctionError payload.

@@ -160,3 +160,9 @@ def workflow(
     monkeypatch.setattr(lambda_eval_utils, "_invoke_lambda_function", workflow.functions.invoke)
     monkeypatch.setattr(botocore_stubber, "process_request", workflow.aws.process_request)
     return workflow
+
+
+@pytest.fixture
+def claims_expire_before_retries(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let claims expire before each retry, which after a timeout comes a second later than the claim can last."""
+    monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _: workflow.expire_claims()))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import CHECKS
-from tests.workflow.account import INVOKE, PROCESS_DIED, Fault, Workflow, client, lambda_error
+from tests.workflow.account import CONFIRM_DISPATCH, INVOKE, PROCESS_DIED, Fault, Workflow, client, lambda_error
 from tests.workflow.genuine import (
     ORDER,
     OTHER_KEY,
@@ -249,7 +249,7 @@ def test_a_signed_callback_is_redriven_long_after_it_was_signed(workflow: Workfl
 
 def test_a_signed_callback_with_an_unconfirmed_dispatch_is_verified_again(workflow: Workflow) -> None:
     workflow.deploy(SignatureMode="enforce")
-    workflow.aws.refuse(("in :", "UpdateItem", "dispatchedBy"), "InternalServerError", status=500, times=2)
+    workflow.aws.refuse(CONFIRM_DISPATCH, "InternalServerError", status=500, times=2)
     workflow.run(delivery())
     workflow.heal()
 

@@ -8,10 +8,17 @@ import boto3
 import pytest
 
 from tests.outcomes import body_of
-from tests.workflow.account import INVOKE, PROCESS_DIED, Workflow, kill_process
+from tests.workflow.account import (
+    CONFIRM_DISPATCH,
+    FINISH_CLAIM,
+    INVOKE,
+    PROCESS_DIED,
+    PROMISED,
+    Workflow,
+    kill_process,
+)
 from tests.workflow.engine import LEDGER_TABLE
 from tests.workflow.genuine import create_tables, put_order
-from tests.workflow.test_lasting_faults import CONFIRM, FINISH, PROMISED
 
 OPERATOR = "arn:aws:sts::123456789012:assumed-role/operator/nan"
 
@@ -203,7 +210,7 @@ def test_a_decision_whose_invoke_lambda_refuses_dispatches_nothing_and_can_be_re
 def test_a_decision_that_cannot_be_recorded_is_carried_out_once(workflow: Workflow) -> None:
     leave_undecided(workflow)
     decide(workflow, "again")
-    for call in (FINISH, CONFIRM):
+    for call in (FINISH_CLAIM, CONFIRM_DISPATCH):
         workflow.aws.refuse(call, "ProvisionedThroughputExceededException")
 
     assert decide(workflow, "again", "decision-2")[0] == "open"

@@ -5,10 +5,8 @@ In the ordinary run each call has one of the lasting faults, in turn; the exhaus
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
-from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 
 from local.stack import ROOT
 from tests.outcomes import body_of
@@ -19,6 +17,8 @@ from tests.workflow.engine import Execution
 from tests.workflow.genuine import create_tables, delivery, forget_secrets, put_order, put_secret
 
 DELIVERY = {"body": body_of("paid"), "requestId": "8f7e6d5c", "receivedAt": 1795341600000, "sourceIp": "203.0.113.7"}
+
+pytestmark = pytest.mark.usefixtures("claims_expire_before_retries")
 
 # Where the table of all faults is published, between <!-- faults --> and <!-- /faults -->.
 PUBLISHED_IN = ROOT / "docs/guarantees.md"
@@ -156,12 +156,6 @@ def each_cell(path: str) -> pytest.MarkDecorator:
                 )
             )
     return pytest.mark.parametrize(("call", "fault", "cell"), cells)
-
-
-@pytest.fixture(autouse=True)
-def _pauses_pass(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let claims expire before each retry, which after a timeout comes a second later than the claim can last."""
-    monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _: workflow.expire_claims()))
 
 
 def break_call(workflow: Workflow, call: Call, fault: str) -> None:

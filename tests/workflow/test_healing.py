@@ -10,6 +10,7 @@ import redrive
 import stacks
 from tests.outcomes import body_of
 from tests.workflow.account import (
+    CONFIRM_DISPATCH,
     INVOKE,
     PROCESS_DIED,
     SAVE_ERROR,
@@ -26,7 +27,6 @@ from tests.workflow.genuine import create_tables, put_order
 from tests.workflow.paths import PAID
 
 QUERY_UNDISPATCHED: Call = ("DynamoDB_20120810.Query", '"IndexName": "undispatched"')
-CONFIRM: Call = ("in :", "UpdateItem", "dispatchedBy")
 
 
 def delivery(number: int = 1, **fields: Any) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_a_payment_delivered_again_before_healing_is_dispatched_once(workflow: W
 
 
 def test_a_payment_with_an_unconfirmed_dispatch_is_found_and_logged(workflow: Workflow) -> None:
-    workflow.aws.refuse(CONFIRM, "ProvisionedThroughputExceededException", times=2)
+    workflow.aws.refuse(CONFIRM_DISPATCH, "ProvisionedThroughputExceededException", times=2)
     execution = workflow.run(delivery(1))
     assert execution.states == PAID
     assert execution.answer[0] == 200
@@ -382,7 +382,7 @@ def test_a_refusal_that_an_operator_has_resolved_is_healed_completely(workflow: 
     workflow.run(delivery(1))
     assert [row["error"] for row in workflow.errors] == ["PaymentMismatch"]
     put_order(orderId="order-1")
-    workflow.aws.refuse(CONFIRM, "InternalServerError", status=500)
+    workflow.aws.refuse(CONFIRM_DISPATCH, "InternalServerError", status=500)
     assert results(workflow.heal(requestId="request-1"))["request-1"][0] == "open"
     workflow.aws.recover()
 

@@ -16,16 +16,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from moto.dynamodb.models import dynamodb_backends
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 
-from tests.workflow.account import INVOKE, SAVE_ERROR, SAVE_RECORD, Call, Workflow, kill_process
-from tests.workflow.engine import ACCOUNT, RECORD_TABLE, REGION, Execution
+from tests.workflow.account import (
+    CLAIM_PAYMENT,
+    CONFIRM_DISPATCH,
+    FINISH_CLAIM,
+    INVOKE,
+    SAVE_ERROR,
+    SAVE_RECORD,
+    Call,
+    Workflow,
+    kill_process,
+)
+from tests.workflow.engine import ACCOUNT, REGION, Execution
 
 CONFLICT_ERROR = "The payment was delivered before with another amount or user"
 INVALID_ERROR = "userId: is missing"
 
-CLAIM: Call = ("in InvokeProcessPaid:", "UpdateItem", '"userDigest"')
-FINISH: Call = ("in InvokeProcessPaid:", "UpdateItem", '"invokeRequestId"')
 READ_FAILURE: Call = ("in ClaimFailure:", "GetItem")
-CONFIRM: Call = ("in :", "UpdateItem", f'"TableName": "{RECORD_TABLE}"')
 
 
 def body(order: str, payment: str, **fields: Any) -> str:
@@ -129,16 +136,16 @@ def refused_and_not_logged(workflow: Workflow) -> None:
 # An accepted invocation whose answer is lost, or whose process is killed, is not among them: that one is repeated.
 FAULTS: dict[str, Break] = {
     "record throttled": throttled(SAVE_RECORD),
-    "claim throttled": throttled(CLAIM),
+    "claim throttled": throttled(CLAIM_PAYMENT),
     "invoke refused": refused,
-    "end of the claim throttled": throttled(FINISH),
-    "confirmation throttled": throttled(CONFIRM),
+    "end of the claim throttled": throttled(FINISH_CLAIM),
+    "confirmation throttled": throttled(CONFIRM_DISPATCH),
     "invoke refused, error log throttled": refused_and_not_logged,
 }
 KILLS = {
     "killed after the record": killed_after(SAVE_RECORD),
-    "killed after the claim": killed_after(CLAIM),
-    "killed after the end of the claim": killed_after(FINISH),
+    "killed after the claim": killed_after(CLAIM_PAYMENT),
+    "killed after the end of the claim": killed_after(FINISH_CLAIM),
 }
 LOSSES = {f"lost after {state}": lost_after(state) for state in ("SaveCallbackRecord", "InvokeProcessPaid")}
 
@@ -265,12 +272,10 @@ class Interleavings(RuleBasedStateMachine):
 @pytest.mark.parametrize(
     ("orders", "is_random"), [(20, False), pytest.param(400, True, marks=pytest.mark.exhaustive)], ids=str
 )
+@pytest.mark.usefixtures("claims_expire_before_retries")
 def test_any_order_of_deliveries_faults_and_healing_dispatches_once(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, orders: int, is_random: bool
+    workflow: Workflow, orders: int, is_random: bool
 ) -> None:
-    # The pause before a retry is as long as the function, and so its claim, may last.
-    monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _: workflow.expire_claims()))
-
     class Played(Interleavings):
         def __init__(self) -> None:
             super().__init__(workflow)

@@ -1,23 +1,27 @@
 """Faults that last: however often a fault repeats itself, a payment is dispatched as often as promised and no more."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import boto3
 import pytest
-from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 
 from tests.outcomes import body_of
 from tests.sources import TEMPLATE
-from tests.workflow.account import INVOKE, Workflow, client, kill_process
+from tests.workflow.account import (
+    CLAIM_PAYMENT,
+    CONFIRM_DISPATCH,
+    FINISH_CLAIM,
+    INVOKE,
+    PROMISED,
+    Workflow,
+    client,
+    kill_process,
+)
 from tests.workflow.engine import LEDGER_TABLE
 from tests.workflow.genuine import create_tables, delivery, forget_secrets, put_order, put_secret
 
 DELIVERY = {"body": body_of("paid"), "requestId": "8f7e6d5c", "receivedAt": 1795341600000, "sourceIp": "203.0.113.7"}
-CLAIM = ("in InvokeProcessPaid:", "UpdateItem", '"userDigest"')
-FINISH = ("in InvokeProcessPaid:", "UpdateItem", '"invokeRequestId"')
-CONFIRM = ("in :", "UpdateItem", "undispatchedSince")
-PROMISED = 1 + TEMPLATE["Parameters"]["MaxDispatchRepeats"]["Default"]
+pytestmark = pytest.mark.usefixtures("claims_expire_before_retries")
 
 
 def lose_every_answer(workflow: Workflow) -> None:
@@ -30,7 +34,7 @@ def kill_after_every_invoke(workflow: Workflow) -> None:
 
 
 def record_no_dispatch(workflow: Workflow) -> None:
-    for call in (FINISH, CONFIRM):
+    for call in (FINISH_CLAIM, CONFIRM_DISPATCH):
         workflow.aws.refuse(call, "ProvisionedThroughputExceededException")
 
 
@@ -39,12 +43,6 @@ LASTING: dict[str, Callable[[Workflow], None]] = {
     "every process is killed after the invoke": kill_after_every_invoke,
     "no dispatch can be recorded": record_no_dispatch,
 }
-
-
-@pytest.fixture(autouse=True)
-def _pauses_pass(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let claims expire before each retry: its pause is longer than the function, and so its claim, can last."""
-    monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _: workflow.expire_claims()))
 
 
 def deliver_and_heal_to_the_end(workflow: Workflow) -> None:
@@ -90,7 +88,7 @@ def test_a_process_that_always_dies_in_the_ledger_dispatches_nothing_and_is_give
 
 
 def test_a_claim_whose_answer_is_lost_goes_on_at_once(workflow: Workflow) -> None:
-    workflow.aws.lose_answer(CLAIM, times=1)
+    workflow.aws.lose_answer(CLAIM_PAYMENT, times=1)
     execution = workflow.run(DELIVERY)
 
     assert execution.answer[0] == 200
