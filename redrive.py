@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     decision = parser.add_mutually_exclusive_group()
     for action, text in (
         ("again", "dispatch the payment once more, although it counts as dispatched or may have been"),
-        ("accept", "dispatch the delivery although it contradicts an earlier one of the payment"),
+        ("accept", "dispatch the delivery although it contradicts an earlier one of the payment or order"),
         ("dismiss", "resolve the failure without a redrive"),
     ):
         decision.add_argument(f"--{action}", dest="action", action="store_const", const=action, help=text)

@@ -10,7 +10,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from callbacks import config, ledger
-from callbacks.errors import DispatchUncertain, ServiceUnavailable
+from callbacks.errors import DispatchUncertain, OrderPaidTwice, ServiceUnavailable
 from callbacks.tables import CallbackRecord, bind
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
@@ -18,6 +18,10 @@ from callbacks.transient import translate_transient_errors
 MAX_REPEATS = int(config.required("MAX_DISPATCH_REPEATS"))
 # What a slow invoke and then a slow write to finish the claim take.
 DISPATCH_TIME = timedelta(seconds=1.5)
+# What two slow lookups take.
+LOOKUPS_TIME = timedelta(seconds=1)
+HOLD = "hold"
+PAID_TWICE = "Payment {} of the order was dispatched too"
 
 # No retry: if only the answer was lost, it would invoke twice.
 lambda_client = boto3.client(
@@ -28,11 +32,14 @@ lambda_client = boto3.client(
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Invoke the process-paid function asynchronously with the body, byte for byte as received.
 
-    Takes `channel`, `function` (name of the process-paid function), `table` (the channel's records) and `callback`
+    Takes `channel`, `function` (name of the process-paid function), `table` (the channel's records),
+    `secondPaymentMode` (`warn`, or `hold` to leave another payment of a paid order to an operator) and `callback`
     (what ValidateCallback returned).
-    Returns `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted, and `isDuplicate`: true if that was another
-    delivery of the same payment.
-    Raises PaymentConflict, DispatchInProgress, DispatchUncertain, DispatchUndecided and ServiceUnavailable.
+    Returns `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted; `isDuplicate`: true if that was another
+    delivery of the same payment; and `contradiction`: None, or the `error` (OrderPaidTwice, PaymentIdReused or
+    PaymentsNotCompared) and its `message`.
+    Raises OrderPaidTwice, PaymentConflict, DispatchInProgress, DispatchUncertain, DispatchUndecided and
+    ServiceUnavailable.
     """
     callback = event["callback"]
     attempt = ledger.Attempt(event["channel"], callback, context.aws_request_id)
@@ -49,13 +56,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         deliveryId=callback["deliveryId"],
         dispatchedBy=dispatched_by,
     )
-    return {"dispatchedBy": dispatched_by, "isDuplicate": is_duplicate}
+    contradiction = None if is_duplicate else _find_contradiction(attempt, context)
+    return {"dispatchedBy": dispatched_by, "isDuplicate": is_duplicate, "contradiction": contradiction}
 
 
 def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaContext) -> None:
     """Invoke process-paid for a claimed payment, and finish the claim, or release it if nothing was invoked."""
     try:
-        _require_time(context)
+        if event["secondPaymentMode"] == HOLD and attempt.permit is None:
+            _require_no_other_payment(attempt)
+        _require_time(context, DISPATCH_TIME)
         request_id = _invoke(event["function"], event["callback"]["body"].encode())
     except DispatchUncertain:
         raise
@@ -69,6 +79,25 @@ def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaCon
         logger.warning("The dispatch could not be stored", deliveryId=attempt.delivery_id, error=type(error).__name__)
 
 
+def _require_no_other_payment(attempt: ledger.Attempt) -> None:
+    if other := ledger.find_other_payment(attempt):
+        raise OrderPaidTwice(PAID_TWICE.format(other))
+
+
+def _find_contradiction(attempt: ledger.Attempt, context: LambdaContext) -> dict[str, str] | None:
+    """Return how the dispatched payment contradicts others. It must not fail: the payment is dispatched."""
+    try:
+        _require_time(context, LOOKUPS_TIME)
+        if other := ledger.find_other_payment(attempt):
+            return {"error": "OrderPaidTwice", "message": PAID_TWICE.format(other)}
+        if other := ledger.find_other_order(attempt):
+            return {"error": "PaymentIdReused", "message": f"The payment id was used for order {other} too"}
+    except Exception as error:  # noqa: BLE001
+        reason = f"Other payments could not be looked up: {type(error).__name__}"
+        return {"error": "PaymentsNotCompared", "message": reason}
+    return None
+
+
 def _release(attempt: ledger.Attempt) -> None:
     """Release the claim. If that fails, raise an error that the workflow does not retry: it would use up a repeat."""
     try:
@@ -77,9 +106,9 @@ def _release(attempt: ledger.Attempt) -> None:
         raise DispatchUncertain("Nothing was dispatched, but the claim on the payment could not be released") from error
 
 
-def _require_time(context: LambdaContext) -> None:
-    if _time_left(context) < DISPATCH_TIME:
-        raise ServiceUnavailable("Too little time is left to dispatch the payment and to record it")
+def _require_time(context: LambdaContext, needed: timedelta) -> None:
+    if _time_left(context) < needed:
+        raise ServiceUnavailable("Too little time is left")
 
 
 def _invoke(function: str, payload: bytes) -> str:

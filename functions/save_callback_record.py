@@ -14,8 +14,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     Takes `channel`, `table`, `executionArn`, `callback` (what ValidateCallback returned) and `signature` (the verdict
     of VerifySignature).
-    Returns `deliveryId`, `isNew` (false if an earlier attempt wrote the item) and `payment`: `new`, or what the ledger
-    says of a paid one, `dispatched` or `conflict`. Raises ServiceUnavailable.
+    Returns `deliveryId`, `isNew` (false if an earlier attempt wrote the item) and `payment`: what the ledger says of
+    it, as ledger.Standing. Raises ServiceUnavailable.
     """
     callback = dict(event["callback"])
     amount = callback.pop("amount")
@@ -31,8 +31,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     )
     with translate_transient_errors():
         is_new = try_write(lambda: record.save(condition=CallbackRecord.orderId.does_not_exist()))
-        is_paid = event["callback"]["success"]
-        payment = ledger.standing_of(event["channel"], event["callback"]) if is_paid else ledger.Standing.NEW
+        payment = ledger.standing_of(event["channel"], event["callback"])
     logger.info(
         "Callback recorded",
         orderId=record.orderId,

@@ -9,6 +9,7 @@ OperatorDecides                                 a redrive cannot help: an operat
   + PaymentConflict      InvokeProcessPaid      the message is the answer's `error`
   + PaymentMismatch      CrossCheckPayment,     the answer does not say why
                          InquirePayment
++ OrderPaidTwice         InvokeProcessPaid      held until an operator accepts or dismisses it
 + DispatchUndecided      InvokeProcessPaid      the e-mail says how often the payment may have been dispatched
 Unconfirmed                                     not confirmed yet: redriven by healing
 + OrderNotFound          CrossCheckPayment      retried once first
@@ -45,6 +46,10 @@ class PaymentConflict(Refusal):
 
 class PaymentMismatch(Refusal):
     """The callback contradicts the order, the payment on record, or the bank."""
+
+
+class OrderPaidTwice(OperatorDecides):
+    """Another payment of the order is or may be dispatched; the message names it."""
 
 
 class DispatchUndecided(OperatorDecides):

@@ -49,6 +49,7 @@ class Standing(StrEnum):
     NEW = "new"
     DISPATCHED = "dispatched"
     CONFLICT = "conflict"
+    REVERSED = "reversed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,13 @@ class Attempt:
 def standing_of(channel: str, callback: dict[str, Any]) -> Standing:
     """Return whether the callback's payment is dispatched, and if so, whether the callback agrees with it.
 
-    To a conflict that an operator accepted, the payment is new, so that it is checked like any other.
+    A callback that declines a payment reverses it if that is or may be dispatched. To a conflict that an operator
+    accepted, the payment is new, so that it is checked like any other.
     """
     attempt = Attempt(channel, callback, attempt_id="")
     payment = _read(attempt)
+    if not callback["success"]:
+        return Standing.NEW if payment is None or not _may_be_dispatched(payment) else Standing.REVERSED
     if payment is None or payment.dispatchedBy is None:
         return Standing.NEW
     if attempt.agrees_with(payment):
@@ -173,6 +177,33 @@ def release(attempt: Attempt) -> None:
         # The payment may have been dispatched before: it must not look unclaimed.
         expired = Payment.claimedUntil.set(times.iso(times.now()))
         try_write(lambda: item.update(actions=[*unused, expired], condition=is_held))
+
+
+def find_other_payment(attempt: Attempt) -> str | None:
+    """Return the id of another payment of the order that is or may be dispatched, or None.
+
+    If two payments of an order look after they have been claimed, at least one of them finds the other.
+    """
+    order_key, payment_id = attempt.key
+    may_be_dispatched = Payment.dispatchedBy.exists() | Payment.claimedBy.exists()
+    payments = Payments.query(order_key, filter_condition=may_be_dispatched, consistent_read=True)
+    return next((payment.paymentId for payment in payments if payment.paymentId != payment_id), None)
+
+
+def find_other_order(attempt: Attempt) -> str | None:
+    """Return the id of another order of the channel for which the payment id was used, or None.
+
+    The index lags behind the table by a moment.
+    """
+    order_key, payment_id = attempt.key
+    prefix = f"{attempt.channel}#"
+    payments = Payments.byPaymentId.query(payment_id, Payment.orderKey.startswith(prefix))
+    keys = (payment.orderKey for payment in payments)
+    return next((key.removeprefix(prefix) for key in keys if key != order_key), None)
+
+
+def _may_be_dispatched(payment: Payment) -> bool:
+    return payment.dispatchedBy is not None or payment.claimedBy is not None
 
 
 def _is_in_progress(payment: Payment) -> bool:

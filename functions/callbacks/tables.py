@@ -180,6 +180,17 @@ class CallbackError(Model):
         return bool(self.decisions) and self.decisions[-1].attempt == attempt
 
 
+class ByPaymentId(GlobalSecondaryIndex["Payment"]):
+    """The payments that have a payment id, by their orders."""
+
+    class Meta:
+        index_name = "byPaymentId"
+        projection = KeysOnlyProjection()
+
+    paymentId = UnicodeAttribute(hash_key=True)
+    orderKey = UnicodeAttribute(range_key=True)
+
+
 class Payment(Model):
     """One payment in the ledger; callbacks.ledger draws its states and makes its transitions.
 
@@ -203,6 +214,8 @@ class Payment(Model):
     dispatchedAt = UnicodeAttribute(null=True)
     invokeRequestId = UnicodeAttribute(null=True)
     decisionIds = UnicodeSetAttribute(null=True)
+
+    byPaymentId = ByPaymentId()
 
 
 class Alert(Model):

@@ -43,6 +43,7 @@ UNNAMED_ERRORS = {
     "Refusal",
     "DispatchUncertain",
     "DispatchUndecided",
+    "OrderPaidTwice",
     "Unconfirmed",
     "PaymentMismatch",
     "PaymentNotConfirmed",

@@ -27,7 +27,8 @@ BeforeInvoke = Callable[[Callable[[], None]], None]
 
 def event(callback: Json, **changes: Any) -> Json:
     """Return the input of the state."""
-    return {"channel": "BankApp", "function": FUNCTION, "table": RECORDS, "callback": {**callback, **changes}}
+    common = {"channel": "BankApp", "function": FUNCTION, "table": RECORDS, "secondPaymentMode": "warn"}
+    return {**common, "callback": {**callback, **changes}}
 
 
 def context(milliseconds: int = 60_000, attempt: str = "attempt-1") -> SimpleNamespace:
@@ -37,7 +38,7 @@ def context(milliseconds: int = 60_000, attempt: str = "attempt-1") -> SimpleNam
 
 def dispatched(callback: Json) -> Json:
     """Return the answer for a delivery that is not a duplicate."""
-    return {"dispatchedBy": callback["deliveryId"], "isDuplicate": False}
+    return {"dispatchedBy": callback["deliveryId"], "isDuplicate": False, "contradiction": None}
 
 
 def expire(ledger: Table) -> None:
@@ -116,7 +117,7 @@ def test_an_invoke_that_lambda_refuses_releases_the_claim(
     assert len(service.requests) == 1
     # The next attempt may be another delivery's.
     later = task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-2"))
-    assert later == {"dispatchedBy": LATER, "isDuplicate": False}
+    assert later == {"dispatchedBy": LATER, "isDuplicate": False, "contradiction": None}
 
 
 @pytest.mark.parametrize("unreachable", ["deaf", "nobody"])
@@ -171,7 +172,7 @@ def test_a_refused_invoke_whose_claim_cannot_be_released_is_not_retried(
 def test_a_second_delivery_of_a_payment_is_a_duplicate(task: Task, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
     again = task.handler(event(callback, deliveryId=LATER, body="{}"), context(attempt="attempt-2"))
-    assert again == {"dispatchedBy": callback["deliveryId"], "isDuplicate": True}
+    assert again == {"dispatchedBy": callback["deliveryId"], "isDuplicate": True, "contradiction": None}
     assert len(service.requests) == 1
 
 
@@ -218,7 +219,7 @@ def test_a_killed_attempt_keeps_its_claim_until_it_expires(
         task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-2"))
     expire(ledger)
     later = task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-3"))
-    assert later == {"dispatchedBy": LATER, "isDuplicate": False}
+    assert later == {"dispatchedBy": LATER, "isDuplicate": False, "contradiction": None}
     assert len(service.requests) == 1
 
 
@@ -293,6 +294,28 @@ def test_a_dispatch_that_cannot_be_finished_is_answered_anyway(
     assert len(service.requests) == 1
 
 
+# Contradictions
+
+
+def test_payments_are_not_compared_without_the_time_for_it(task: Task, service: Service, callback: Json) -> None:
+    remaining = iter([60_000, 60_000, 900])
+    late = context()
+    late.get_remaining_time_in_millis = lambda: next(remaining)
+    answer = task.handler(event(callback), late)
+    assert answer["contradiction"] == {
+        "error": "PaymentsNotCompared",
+        "message": "Other payments could not be looked up: ServiceUnavailable",
+    }
+    assert len(service.requests) == 1
+
+
+def test_a_duplicate_is_not_compared_again(task: Task, callback: Json) -> None:
+    task.handler(event(callback), context())
+    task.handler(event(callback, paymentId="another"), context(attempt="attempt-2"))
+    duplicate = task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-3"))
+    assert duplicate["contradiction"] is None
+
+
 # What is logged
 
 
@@ -318,7 +341,7 @@ def test_an_operators_decision_dispatches_a_payment_once_more(
     task.handler(event(callback), context())
     again = {"deliveryId": LATER, "decision": {"id": "decision-1", "action": "again"}}
     answers = [task.handler(event(callback, **again), context(attempt=f"attempt-{number}")) for number in (2, 3)]
-    assert answers == [{"dispatchedBy": LATER, "isDuplicate": False}] * 2
+    assert answers == [{"dispatchedBy": LATER, "isDuplicate": False, "contradiction": None}] * 2
     assert len(service.requests) == 2
     (item,) = items(ledger)
     assert item["dispatches"] == 2
