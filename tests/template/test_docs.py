@@ -216,6 +216,8 @@ def test_each_dynamodb_command_finds_its_item_in_the_templates_tables(command: s
     _, operation, parameters = parse_aws(command)
     item: dict[str, Any] = {
         "orderId": {"S": "482500007436"},
+        "orderKey": {"S": "BankApp#482500007436"},
+        "paymentId": {"S": "pay_bankapp_123"},
         "deliveryId": {"S": "2026-11-22T10:00:00.000Z#JKJaXmPLvHcESHA"},
         "requestId": {"S": "JKJaXmPLvHcESHA"},
         "functionName": {"S": "bankappcallback"},
@@ -224,7 +226,7 @@ def test_each_dynamodb_command_finds_its_item_in_the_templates_tables(command: s
     }
     with mock_aws():
         client = boto3.client("dynamodb", REGION, aws_access_key_id="none", aws_secret_access_key="none")
-        for name in ("WalletCallbackRecordTable", "CallbackErrorLogTable"):
+        for name in ("WalletCallbackRecordTable", "PaymentLedgerTable", "CallbackErrorLogTable"):
             client.create_table(**table(name, "dev"))
         client.put_item(TableName=parameters["TableName"], Item=item)
         answer = (
