@@ -82,7 +82,18 @@ def save(task: Task) -> str:
 
 
 def dispatch(task: Task) -> str:
-    return task.run(channel="BankApp", function=PROCESS_PAID, table=RECORDS, callback=task.callback)
+    return task.run(
+        channel="BankApp",
+        function=PROCESS_PAID,
+        table=RECORDS,
+        callback=task.callback,
+        secondPaymentMode="warn",
+    )
+
+
+def compare(task: Task) -> str:
+    """A refused lookup fails nothing: the payment is dispatched, and the warning goes out."""
+    return "Query operation" if "PaymentsNotCompared" in dispatch(task) else ""
 
 
 def dispatch_twice(task: Task) -> str:
@@ -207,6 +218,8 @@ PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("InquirePayment", "secretsmanager:GetSecretValue", "", inquire),
     ("InvokeProcessPaid", "dynamodb:UpdateItem", "", dispatch),
     ("InvokeProcessPaid", "lambda:InvokeFunction", "", dispatch),
+    ("InvokeProcessPaid", "dynamodb:Query", LEDGER, compare),
+    ("InvokeProcessPaid", "dynamodb:Query", "/index/byPaymentId", compare),
     ("InvokeProcessPaid", "dynamodb:GetItem", LEDGER, dispatch_twice),
     ("InvokeProcessPaid", "dynamodb:GetItem", RECORDS, dispatch_unfinished),
     ("WriteErrorLog", "dynamodb:UpdateItem", "", report),
