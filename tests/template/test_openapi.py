@@ -94,6 +94,18 @@ def test_an_example_of_an_answer_matches_its_schema(status: str, name: str) -> N
     assert status == "200" or example["message"] == FAILURE_MESSAGE
 
 
+@pytest.mark.parametrize("status", OPERATION["responses"])
+def test_each_answer_says_whether_to_deliver_the_callback_again(status: str) -> None:
+    response = OPERATION["responses"][status]
+    said = [response["description"]] if status != "500" else [example["summary"] for example in FAILURES.values()]
+    assert all(re.search(r"[Dd]eliver(ing)? it again", text) for text in said)
+
+
+def test_no_refusal_of_the_callback_itself_asks_for_another_delivery() -> None:
+    asking = [name for name, example in FAILURES.items() if "Do not deliver it again" not in example["summary"]]
+    assert asking == ["failed"]
+
+
 def test_the_example_of_an_invalid_callback_has_the_rules_own_words() -> None:
     with pytest.raises(InvalidCallback) as refusal:
         model.parse('{"paymentId": "pay_1", "userId": "u1", "success": true, "amount": -1}')
