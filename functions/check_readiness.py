@@ -18,7 +18,7 @@ ANSWER_SECONDS = 5
 MAX_REASON_CHARACTERS = 2000
 
 # No retries: their errors show the URL, and whoever has the URL can answer in our place.
-http = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
+http = urllib3.PoolManager(timeout=urllib3.Timeout(total=ANSWER_SECONDS), retries=False)
 
 
 class Need(NamedTuple):
@@ -68,13 +68,13 @@ def _needs(properties: Mapping[str, Any]) -> Iterator[Need]:
         yield Need(
             ("SignatureMode", "SignatureScheme", "Secret"),
             f"VerifySignature, secret {secret}",
-            lambda: signatures.keys_of(bank_secret.read(secret, refresh=True), properties["SignatureScheme"]),
+            lambda: signatures.keys_of(bank_secret.read_now(secret), properties["SignatureScheme"]),
         )
     if properties["InquiryMode"] != "off":
         yield Need(
             ("InquiryMode", "Secret"),
             f"InquirePayment, secret {secret}",
-            lambda: bank.connect(bank_secret.read(secret, refresh=True)),
+            lambda: bank.connect(bank_secret.read_now(secret)),
         )
     if properties["CrossCheckMode"] != "off":
         for names in ("Orders", "Payments"):

@@ -13,7 +13,7 @@ from callbacks.transient import translate_transient_errors
 CLAIM_TIME = timedelta(minutes=5)
 MAX_EXCERPT_CHARACTERS = 4096
 
-ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:

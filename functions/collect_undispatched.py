@@ -7,23 +7,26 @@ redriven by healing.
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
 from pynamodb.expressions.condition import Condition
 
-from callbacks import config, times
+from callbacks import config, deadline, times
 from callbacks.selection import Selection
-from callbacks.tables import CallbackError, CallbackRecord, Status, bind, try_write
+from callbacks.tables import CallbackError, CallbackRecord, Status, bind, longest_call, read_while, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
 AGE = timedelta(minutes=int(config.required("DISPATCH_AGE_MINUTES")))
-ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Move records that are old enough from the index into the error log, as failures that are due at once.
 
+    Stops if the time for another record is no longer left; the rest stays in the index for the next run.
     Takes `channel`, `functionName`, `table` and `selection` (the healing workflow's input); a dry run moves nothing.
     Returns `failures`: `requestId` and `orderId` of those that are new to the error log.
     Raises InvalidSelection and ServiceUnavailable.
@@ -32,27 +35,34 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     is_dry_run = event["selection"].get("dryRun", False)
     collected = []
     with translate_transient_errors():
-        for record in _undispatched(event, selection):
+        for record in _undispatched(event, selection, context):
             is_new = _is_unknown(record) if is_dry_run else _move(record, event["functionName"])
             if is_new:
                 collected.append({"requestId": record.requestId, "orderId": record.orderId})
     return {"failures": collected}
 
 
-def _undispatched(event: dict[str, Any], selection: Selection) -> Iterator[CallbackRecord]:
-    records = bind(CallbackRecord, event["table"])
+def _undispatched(event: dict[str, Any], selection: Selection, context: LambdaContext) -> Iterator[CallbackRecord]:
+    records = bind(CallbackRecord, event["table"], retries=1)
     before = times.iso(times.now() - AGE)
     due: Condition = CallbackRecord.undispatchedSince <= before
     if selection.request_id or selection.after:
         return
+    page_and_record_seconds = 3 * longest_call(records) + longest_call(ErrorLog)
+
+    def has_time(_: object = None) -> bool:
+        return deadline.seconds_left(context) >= page_and_record_seconds
+
     if selection.order_id:
-        yield from records.query(selection.order_id, filter_condition=due, consistent_read=True)
+        of_order = records.query(selection.order_id, filter_condition=due, consistent_read=True)
+        yield from takewhile(has_time, read_while(has_time, of_order))
         return
     if selection.since:
         if selection.since > before:
             return
         due = CallbackRecord.undispatchedSince.between(selection.since, before)
-    for key in records.undispatched.query(event["channel"], due, limit=selection.limit):
+    by_age = records.undispatched.query(event["channel"], due, limit=selection.limit)
+    for key in takewhile(has_time, read_while(has_time, by_age)):
         record = records.get(key.orderId, key.deliveryId, consistent_read=True)
         # The index may lag behind the table.
         if record.undispatchedSince:

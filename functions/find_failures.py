@@ -2,14 +2,15 @@
 
 from typing import Any
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
 from pynamodb.pagination import ResultIterator
 
-from callbacks import config, times
+from callbacks import config, deadline, times
 from callbacks.selection import Selection
-from callbacks.tables import CallbackError, Status, bind
+from callbacks.tables import CallbackError, Status, bind, longest_call, read_while
 from callbacks.transient import translate_transient_errors
 
-ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
 # A failure takes at most some 65 of the 25,000 events in an execution's history, and the first page has up to 200
 # failures, with those that CollectUndispatched found.
@@ -19,8 +20,8 @@ MAX_PAGES = 2
 UNRESOLVED = CallbackError.status != Status.RESOLVED
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Return the failures that the selection names, oldest first.
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Return the failures that the selection names, oldest first; fewer if the time ends, and `next` continues there.
 
     Takes `channel`, `functionName`, `selection` (the healing workflow's input), `collected` (what CollectUndispatched
     returned), `page` (the number of pages this run has read) and `next` (where the last of them ended).
@@ -32,7 +33,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     selection = Selection.from_event(event["selection"])
     page = event["page"] + 1
     with translate_transient_errors():
-        rows, following = _read_page(event, selection)
+        rows, following = _read_page(event, selection, context)
     found = {row.requestId: _summary(row) | ({"cause": row.cause} if selection.decision else {}) for row in rows}
     if page == 1:
         # An index may lag behind its table.
@@ -49,7 +50,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     }
 
 
-def _read_page(event: dict[str, Any], selection: Selection) -> tuple[list[CallbackError], Any]:
+def _read_page(event: dict[str, Any], selection: Selection, context: LambdaContext) -> tuple[list[CallbackError], Any]:
     if selection.request_id:
         try:
             row = ErrorLog.get(selection.request_id, consistent_read=True)
@@ -58,7 +59,12 @@ def _read_page(event: dict[str, Any], selection: Selection) -> tuple[list[Callba
         # A decision may concern a payment that counts as dispatched.
         is_left_alone = row.status == Status.RESOLVED and selection.decision is None
         return ([] if is_left_alone else [row]), None
-    rows: ResultIterator[CallbackError] = _query(event, selection)
+
+    def has_time() -> bool:
+        return deadline.seconds_left(context) >= longest_call(ErrorLog)
+
+    # A filter may leave nothing of a page, so the failures may be on many pages.
+    rows: ResultIterator[CallbackError] = read_while(has_time, _query(event, selection))
     return list(rows), rows.last_evaluated_key
 
 

@@ -3,13 +3,15 @@
 from decimal import Decimal
 from typing import Any
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
 from callbacks import bank, bank_secret
 from callbacks.checks import check
 from callbacks.errors import PaymentMismatch, PaymentNotConfirmed
 
 
 @check("InquirePayment")
-def handler(event: dict[str, Any]) -> None:
+def handler(event: dict[str, Any], context: LambdaContext) -> None:
     """Check that the bank confirms the payment and its amount.
 
     Takes `callback` (what ValidateCallback returned), `mode` and `secret` (its name).
@@ -17,7 +19,8 @@ def handler(event: dict[str, Any]) -> None:
     Raises PaymentNotConfirmed, PaymentMismatch, ServiceUnavailable and ConfigurationError.
     """
     callback = event["callback"]
-    inquiry = bank.connect(bank_secret.read(event["secret"])).inquire(callback["orderId"], callback["paymentId"])
+    secret = bank_secret.read(event["secret"], context, then=bank.INQUIRY_SECONDS)
+    inquiry = bank.connect(secret).inquire(callback["orderId"], callback["paymentId"])
     if not inquiry.is_paid:
         raise PaymentNotConfirmed("The bank does not confirm the payment")
     if callback["amount"] is None or inquiry.amount != Decimal(callback["amount"]):

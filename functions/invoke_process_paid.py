@@ -9,23 +9,21 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
-from callbacks import config, ledger
-from callbacks.errors import DispatchUncertain, OrderPaidTwice, ServiceUnavailable
-from callbacks.tables import CallbackRecord, bind
+from callbacks import config, deadline, ledger
+from callbacks.errors import DispatchUncertain, OrderPaidTwice
+from callbacks.tables import CallbackRecord, bind, longest_call
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
 MAX_REPEATS = int(config.required("MAX_DISPATCH_REPEATS"))
-# What a slow invoke and then a slow write to finish the claim take.
-DISPATCH_TIME = timedelta(seconds=1.5)
-# What two slow lookups take.
-LOOKUPS_TIME = timedelta(seconds=1)
+# What a slow invoke and then a slow write to finish the claim take, on open connections.
+DISPATCH_SECONDS = 1.5
 HOLD = "hold"
 PAID_TWICE = "Payment {} of the order was dispatched too"
 
 # No retry: if only the answer was lost, it would invoke twice.
 lambda_client = boto3.client(
-    "lambda", config=Config(connect_timeout=0.2, read_timeout=1, retries={"total_max_attempts": 1})
+    "lambda", config=Config(connect_timeout=0.1, read_timeout=0.95, retries={"total_max_attempts": 1})
 )
 
 
@@ -44,7 +42,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     callback = event["callback"]
     attempt = ledger.Attempt(event["channel"], callback, context.aws_request_id)
     with translate_transient_errors():
-        dispatched_by = ledger.claim(attempt, _time_left(context), MAX_REPEATS, partial(_is_recorded, event))
+        lifetime = timedelta(seconds=deadline.seconds_left(context))
+        dispatched_by = ledger.claim(attempt, lifetime, MAX_REPEATS, partial(_is_recorded, event, context))
     if dispatched_by is None:
         _dispatch(attempt, event, context)
         dispatched_by = attempt.delivery_id
@@ -64,22 +63,24 @@ def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaCon
     """Invoke process-paid for a claimed payment, and finish the claim, or release it if nothing was invoked."""
     try:
         if event["secondPaymentMode"] == HOLD and attempt.permit is None:
-            _require_no_other_payment(attempt)
-        _require_time(context, DISPATCH_TIME)
+            _require_no_other_payment(attempt, context)
+        deadline.require(context, DISPATCH_SECONDS)
         request_id = _invoke(event["function"], event["callback"]["body"].encode())
     except DispatchUncertain:
         raise
     except Exception:
-        _release(attempt)
+        _release(attempt, context)
         with translate_transient_errors():
             raise
     try:
+        deadline.require(context, longest_call(ledger.Payments))
         ledger.finish(attempt, request_id)
     except Exception as error:  # noqa: BLE001 - Lambda accepted the invoke: to fail now would dispatch again
         logger.warning("The dispatch could not be stored", deliveryId=attempt.delivery_id, error=type(error).__name__)
 
 
-def _require_no_other_payment(attempt: ledger.Attempt) -> None:
+def _require_no_other_payment(attempt: ledger.Attempt, context: LambdaContext) -> None:
+    deadline.require(context, longest_call(ledger.Payments) + ledger.RELEASE_SECONDS)
     if other := ledger.find_other_payment(attempt):
         raise OrderPaidTwice(PAID_TWICE.format(other))
 
@@ -87,7 +88,7 @@ def _require_no_other_payment(attempt: ledger.Attempt) -> None:
 def _find_contradiction(attempt: ledger.Attempt, context: LambdaContext) -> dict[str, str] | None:
     """Return how the dispatched payment contradicts others. It must not fail: the payment is dispatched."""
     try:
-        _require_time(context, LOOKUPS_TIME)
+        deadline.require(context, 2 * longest_call(ledger.Payments))
         if other := ledger.find_other_payment(attempt):
             return {"error": "OrderPaidTwice", "message": PAID_TWICE.format(other)}
         if other := ledger.find_other_order(attempt):
@@ -98,17 +99,13 @@ def _find_contradiction(attempt: ledger.Attempt, context: LambdaContext) -> dict
     return None
 
 
-def _release(attempt: ledger.Attempt) -> None:
+def _release(attempt: ledger.Attempt, context: LambdaContext) -> None:
     """Release the claim. If that fails, raise an error that the workflow does not retry: it would use up a repeat."""
     try:
+        deadline.require(context, ledger.RELEASE_SECONDS)
         ledger.release(attempt)
     except Exception as error:
         raise DispatchUncertain("Nothing was dispatched, but the claim on the payment could not be released") from error
-
-
-def _require_time(context: LambdaContext, needed: timedelta) -> None:
-    if _time_left(context) < needed:
-        raise ServiceUnavailable("Too little time is left")
 
 
 def _invoke(function: str, payload: bytes) -> str:
@@ -125,13 +122,11 @@ def _invoke(function: str, payload: bytes) -> str:
     return answer["ResponseMetadata"].get("RequestId", "unknown")
 
 
-def _time_left(context: LambdaContext) -> timedelta:
-    return timedelta(milliseconds=context.get_remaining_time_in_millis())
-
-
-def _is_recorded(event: dict[str, Any], delivery_id: str) -> bool:
+def _is_recorded(event: dict[str, Any], context: LambdaContext, delivery_id: str) -> bool:
     """Return whether the record of a delivery of this order shows a dispatch."""
     records = bind(CallbackRecord, event["table"])
+    # If it does, the ledger is told.
+    deadline.require(context, longest_call(records) + longest_call(ledger.Payments))
     try:
         record = records.get(event["callback"]["orderId"], delivery_id, consistent_read=True)
     except records.DoesNotExist:

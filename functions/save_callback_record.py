@@ -3,13 +3,15 @@
 from decimal import Decimal
 from typing import Any
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
 from callbacks import ledger
-from callbacks.tables import CallbackRecord, bind, try_write
+from callbacks.tables import CallbackRecord, bind, longest_call, try_write
 from callbacks.telemetry import logger
-from callbacks.transient import translate_transient_errors
+from callbacks.transient import repeat_once, translate_transient_errors
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Write the delivery to the channel's record table once, a paid one as waiting for its dispatch.
 
     Takes `channel`, `table`, `executionArn`, `callback` (what ValidateCallback returned) and `signature` (the verdict
@@ -21,7 +23,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     amount = callback.pop("amount")
     # The failure and the ledger keep it.
     callback.pop("decision", None)
-    record = bind(CallbackRecord, event["table"])(
+    records = bind(CallbackRecord, event["table"])
+    record = records(
         **callback,
         amount=None if amount is None else Decimal(amount),
         channel=event["channel"],
@@ -30,8 +33,15 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         undispatchedSince=callback["receivedAt"] if callback["success"] else None,
     )
     with translate_transient_errors():
-        is_new = try_write(lambda: record.save(condition=CallbackRecord.orderId.does_not_exist()))
-        payment = ledger.standing_of(event["channel"], event["callback"])
+        look_up_seconds = longest_call(ledger.Payments)
+        is_new = repeat_once(
+            lambda: try_write(lambda: record.save(condition=CallbackRecord.orderId.does_not_exist())),
+            context,
+            longest_call(records) + look_up_seconds,
+        )
+        payment = repeat_once(
+            lambda: ledger.standing_of(event["channel"], event["callback"]), context, look_up_seconds
+        )
     logger.info(
         "Callback recorded",
         orderId=record.orderId,

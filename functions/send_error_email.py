@@ -4,11 +4,13 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import boto3
+from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 
-from callbacks import alerts, config
+from callbacks import alerts, config, deadline
 from callbacks.failure import Failure
-from callbacks.transient import translate_transient_errors
+from callbacks.tables import longest_call
+from callbacks.transient import repeat_once, translate_transient_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ses.type_defs import ContentTypeDef
@@ -17,21 +19,27 @@ SENDER = config.required("EMAIL_FROM")
 RECIPIENTS = config.required("EMAIL_TO").split(",")
 ENVIRONMENT = config.required("ENVIRONMENT")
 
-ses = boto3.client("ses", config=Config(connect_timeout=0.5, read_timeout=1.2, retries={"total_max_attempts": 1}))
+ses = boto3.client("ses", config=Config(connect_timeout=0.1, read_timeout=0.9, retries={"total_max_attempts": 1}))
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Send one e-mail, as text and HTML, unless the alert window of its kind of failure is open.
 
     Takes what Failure.from_event takes. Returns `reported`: true, and SES's `messageId`, or None if the failure was
-    only counted; the next e-mail of its kind gives the count. Raises ServiceUnavailable.
+    only counted; the next e-mail of its kind gives the count. An e-mail that SES throttles or fails to take is sent
+    again if time is left, and so is one whose answer was lost. Raises ServiceUnavailable.
     """
     failure = Failure.from_event(event)
     suppressed = alerts.open_window(failure)
     if suppressed is None:
         return {"reported": True, "messageId": None}
     try:
-        message_id = _send(failure, suppressed)
+        with translate_transient_errors():
+            message_id = repeat_once(
+                lambda: _send(failure, suppressed),
+                context,
+                deadline.longest_call(ses) + longest_call(alerts.Alerts),
+            )
     except Exception:
         alerts.close_window(failure, suppressed)
         raise
@@ -40,15 +48,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 def _send(failure: Failure, suppressed: int) -> str:
     rows = _rows(failure) | ({"Repeated": f"{suppressed} more since the last e-mail"} if suppressed else {})
-    with translate_transient_errors():
-        response = ses.send_email(
-            Source=SENDER,
-            Destination={"ToAddresses": RECIPIENTS},
-            Message={
-                "Subject": _content(f"[{ENVIRONMENT}] {failure.channel} callback: {failure.error}"),
-                "Body": {"Text": _content(_text(rows)), "Html": _content(_html(rows))},
-            },
-        )
+    response = ses.send_email(
+        Source=SENDER,
+        Destination={"ToAddresses": RECIPIENTS},
+        Message={
+            "Subject": _content(f"[{ENVIRONMENT}] {failure.channel} callback: {failure.error}"),
+            "Body": {"Text": _content(_text(rows)), "Html": _content(_html(rows))},
+        },
+    )
     return response["MessageId"]
 
 

@@ -11,7 +11,7 @@ from callbacks.transient import translate_transient_errors
 
 SUCCEEDED = "SUCCEEDED"
 
-ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
 
 class Result(NamedTuple):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
 from callbacks import bank_secret, model, signatures
 from callbacks.checks import check
 from callbacks.errors import ConfigurationError, InvalidSignature
@@ -11,7 +13,7 @@ from callbacks.signatures import PLAIN, STANDARD, Signed
 
 
 @check("VerifySignature")
-def handler(event: dict[str, Any]) -> None:
+def handler(event: dict[str, Any], context: LambdaContext) -> None:
     """Verify that one of the bank's keys signed the body, byte for byte as received.
 
     Takes `delivery`, `executionName` and `startedAt` (as ValidateCallback does), `mode`, `secret` (its name), `scheme`,
@@ -19,10 +21,11 @@ def handler(event: dict[str, Any]) -> None:
     Returns the verdict of checks.check. Raises InvalidSignature, ServiceUnavailable and ConfigurationError.
     """
     signed = _read(event)
-    if signatures.is_signed(signed, signatures.keys_of(bank_secret.read(event["secret"]), event["scheme"])):
+    secret = bank_secret.read(event["secret"], context)
+    if signatures.is_signed(signed, signatures.keys_of(secret, event["scheme"])):
         return
     # The bank may have signed with a key that is newer than the remembered secret.
-    renewed = bank_secret.renew(event["secret"])
+    renewed = bank_secret.renew(event["secret"], context)
     if renewed is None or not signatures.is_signed(signed, signatures.keys_of(renewed, event["scheme"])):
         raise InvalidSignature("signature: does not match")
 

@@ -11,8 +11,8 @@ SECONDS_PER_MINUTE = 60
 SECONDS_TO_KEEP = 90 * 24 * 60 * 60
 
 WINDOW_SECONDS = int(config.required("ALERT_WINDOW_MINUTES")) * SECONDS_PER_MINUTE
-# No retry: the e-mail needs that time.
-Alerts = bind(Alert, config.required("ALERT_TABLE"), retries=0)
+# The e-mail needs the rest of the function's time.
+Alerts = bind(Alert, config.required("ALERT_TABLE"), read_timeout=0.2)
 
 
 def open_window(failure: Failure) -> int | None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
 from callbacks import model
 from callbacks.errors import ConfigurationError, Refusal, Unconfirmed
 from callbacks.modes import Mode
@@ -12,8 +14,8 @@ from callbacks.transient import translate_transient_errors
 
 PASSED = "passed"
 
-type Perform = Callable[[dict[str, Any]], None]
-type Handler = Callable[[dict[str, Any], object], str]
+type Perform = Callable[[dict[str, Any], LambdaContext], None]
+type Handler = Callable[[dict[str, Any], LambdaContext], str]
 
 
 def check(name: str) -> Callable[[Perform], Handler]:
@@ -27,13 +29,13 @@ def check(name: str) -> Callable[[Perform], Handler]:
 
     def decorate(perform: Perform) -> Handler:
         @wraps(perform)
-        def handler(event: dict[str, Any], context: object) -> str:
+        def handler(event: dict[str, Any], context: LambdaContext) -> str:
             mode = event["mode"]
             if mode not in set(Mode):
                 raise ConfigurationError(f"{mode} is not a mode of {name}; use {', '.join(Mode)} or off.")
             try:
                 with translate_transient_errors():
-                    perform(event)
+                    perform(event, context)
             except Exception as error:
                 logger.warning("Check failed", check=name, mode=mode, error=type(error).__name__, **_ids_of(event))
                 if mode == Mode.ENFORCE:

@@ -6,10 +6,10 @@ import boto3
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
-# Two reads fit into CrossCheckPayment's timeout, but not a pause and a second attempt: the state's Retry is for that.
+# Two reads fit into CrossCheckPayment's time, but not a pause and a second attempt: the state's Retry is for that.
 dynamodb = boto3.client(
     "dynamodb",
-    config=Config(connect_timeout=0.4, read_timeout=0.5, retries={"total_max_attempts": 1}),
+    config=Config(connect_timeout=0.1, read_timeout=0.35, retries={"total_max_attempts": 1}),
 )
 deserialize = TypeDeserializer().deserialize
 

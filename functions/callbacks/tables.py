@@ -5,7 +5,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 from types import new_class
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pynamodb.attributes import (
     Attribute,
@@ -20,10 +20,14 @@ from pynamodb.constants import NUMBER
 from pynamodb.exceptions import PutError, UpdateError
 from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection, KeysOnlyProjection
 from pynamodb.models import Model
+from pynamodb.pagination import PageIterator, ResultIterator
 
-# If the first attempt fails at once, a second one, after a pause of up to a second, fits into a state's timeout.
-CONNECT_TIMEOUT_SECONDS = 0.4
+from callbacks import deadline
+
+CONNECT_TIMEOUT_SECONDS = 0.1
 READ_TIMEOUT_SECONDS = 0.5
+# Before its only retry a client pauses for a random time, at most this long.
+LONGEST_PAUSE_SECONDS = 1
 
 
 class DecimalAttribute(Attribute[Decimal]):
@@ -247,13 +251,52 @@ def try_write(write: Callable[[], object]) -> bool:
 
 
 @cache
-def bind[M: Model](model: type[M], table: str, retries: int = 1) -> type[M]:
-    """Return `model` for the named table, with so many retries per call."""
+def bind[M: Model](
+    model: type[M], table: str, *, read_timeout: float = READ_TIMEOUT_SECONDS, retries: Literal[0, 1] = 0
+) -> type[M]:
+    """Return `model` for the named table, with its client, and with so many retries per call."""
 
     class Meta:
         table_name = table
         connect_timeout_seconds = CONNECT_TIMEOUT_SECONDS
-        read_timeout_seconds = READ_TIMEOUT_SECONDS
+        read_timeout_seconds = read_timeout
         max_retry_attempts = retries
 
-    return cast(type[M], new_class(model.__name__, (model,), exec_body=lambda body: body.update(Meta=Meta)))
+    bound = cast(type[M], new_class(model.__name__, (model,), exec_body=lambda body: body.update(Meta=Meta)))
+    # PynamoDB would make the client at the first call, in the handler's time; at import it is part of the cold start.
+    _ = bound._get_connection().connection.client
+    return bound
+
+
+def longest_call(model: type[Model]) -> float:
+    """Return the seconds that a call of a bound model takes at most: each attempt times out."""
+    meta: Any = model.Meta
+    attempt = meta.connect_timeout_seconds + meta.read_timeout_seconds + deadline.OWN_SECONDS
+    return float(attempt + meta.max_retry_attempts * (LONGEST_PAUSE_SECONDS + attempt))
+
+
+class TimelyPages:
+    """The pages of a query, up to the last that `has_time` allows; the first is always read."""
+
+    def __init__(self, pages: PageIterator[Any], has_time: Callable[[], bool]) -> None:
+        self._pages = pages
+        self._has_time = has_time
+        self._has_begun = False
+
+    def __next__(self) -> Any:
+        if self._has_begun and not self._has_time():
+            raise StopIteration
+        self._has_begun = True
+        return next(self._pages)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pages, name)
+
+
+def read_while[M: Model](has_time: Callable[[], bool], rows: ResultIterator[M]) -> ResultIterator[M]:
+    """Return the rows of a query's first page, and of the next ones while there is time for another.
+
+    Its `last_evaluated_key` is where to go on.
+    """
+    rows.page_iter = TimelyPages(rows.page_iter, has_time)  # type: ignore[assignment]
+    return rows

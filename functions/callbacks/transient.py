@@ -1,11 +1,17 @@
-"""Separates AWS errors that pass from those that stay, so that the state machine retries only the former."""
+"""Separates AWS errors that pass from those that stay, so that only the former are retried."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore import exceptions
 
+from callbacks import deadline
 from callbacks.errors import ServiceUnavailable
+
+# Before a call is repeated: a throttle or a broken connection rarely lasts longer.
+PAUSE_SECONDS = 0.2
 
 THROTTLES = {
     "LimitExceededException",
@@ -23,9 +29,28 @@ def translate_transient_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if any(_is_transient(cause) for cause in _chain(error)):
+        if _will_pass(error):
             raise ServiceUnavailable(str(error)) from error
         raise
+
+
+def repeat_once[T](call: Callable[[], T], context: LambdaContext, seconds: float) -> T:
+    """Return what `call` returns; if it fails with an error that passes, repeat it once after a pause.
+
+    It is repeated only if `seconds` are left after the pause: what the call, and all that follows it, takes at most.
+    For states that have no time for a retry.
+    """
+    try:
+        return call()
+    except Exception as error:
+        if not _will_pass(error) or deadline.seconds_left(context) < PAUSE_SECONDS + seconds:
+            raise
+    time.sleep(PAUSE_SECONDS)
+    return call()
+
+
+def _will_pass(error: BaseException) -> bool:
+    return any(_is_transient(cause) for cause in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
