@@ -43,7 +43,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     attempt = ledger.Attempt(event["channel"], callback, context.aws_request_id)
     with translate_transient_errors():
         lifetime = timedelta(seconds=deadline.seconds_left(context))
-        dispatched_by = ledger.claim(attempt, lifetime, MAX_REPEATS, partial(_is_recorded, event, context))
+        dispatched_by = ledger.claim(
+            attempt, lifetime, MAX_REPEATS, partial(_is_recorded, event, context), partial(deadline.require, context)
+        )
     if dispatched_by is None:
         _dispatch(attempt, event, context)
         dispatched_by = attempt.delivery_id

@@ -22,7 +22,6 @@ release, with an expired claim. An item never expires and holds no personal data
 deliveries of a payment must agree, are digests.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,7 +33,7 @@ from pynamodb.expressions.update import Action as UpdateAction
 
 from callbacks import config, model, times
 from callbacks.decisions import Action
-from callbacks.errors import DispatchInProgress, DispatchUndecided, PaymentConflict, ServiceUnavailable
+from callbacks.errors import DispatchInProgress, DispatchUndecided, PaymentConflict
 from callbacks.tables import Payment, bind, longest_call, try_write
 
 # A claim outlives the function that holds it, even if two functions' clocks differ by this much.
@@ -131,16 +130,21 @@ def standing_of(channel: str, callback: dict[str, Any]) -> Standing:
     return Standing.NEW if attempt.is_accepted else Standing.CONFLICT
 
 
-def claim(attempt: Attempt, lifetime: timedelta, max_repeats: int, is_recorded: Callable[[str], bool]) -> str | None:
+def claim(
+    attempt: Attempt,
+    lifetime: timedelta,
+    max_repeats: int,
+    is_recorded: Callable[[str], bool],
+    require_time: Callable[[float], None],
+) -> str | None:
     """Claim the payment for `lifetime`; return None, or the delivery that has dispatched it already.
 
-    `lifetime` is the time that the function has left. `is_recorded` tells whether a delivery's record shows its
-    dispatch, even though its claim was never finished.
+    `is_recorded` tells whether a delivery's record shows its dispatch, even though its claim was never finished.
+    `require_time` raises an error if the function has fewer seconds left.
     Raises DispatchInProgress while another attempt holds the claim, PaymentConflict if the payment was or may have been
     dispatched with another user or amount, and DispatchUndecided if it may have been dispatched and must not be
-    repeated; and ServiceUnavailable rather than take over a claim if there is no time left to release it.
+    repeated.
     """
-    ends_at = time.monotonic() + lifetime.total_seconds()
     if _write_claim(attempt, lifetime):
         return None
     payment = _read(attempt)
@@ -155,8 +159,8 @@ def claim(attempt: Attempt, lifetime: timedelta, max_repeats: int, is_recorded: 
             return dispatched_by
         if payment.dispatches > max_repeats:
             raise _undecided(payment)
-    if ends_at - time.monotonic() < longest_call(Payments) + RELEASE_SECONDS:
-        raise ServiceUnavailable("Too little time is left to take over the claim")
+    # A claim that could not be released would count as a possible dispatch.
+    require_time(longest_call(Payments) + RELEASE_SECONDS)
     if not _take_over(attempt, payment, lifetime):
         raise DispatchInProgress(IN_PROGRESS)
     return None

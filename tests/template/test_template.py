@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from callbacks import checks
 from callbacks.errors import InvalidSignature
@@ -188,10 +189,10 @@ def test_a_metric_counts_failed_checks_by_check_and_mode(monkeypatch: pytest.Mon
     monkeypatch.setattr(handler, "stream", stream)
 
     @checks.check("VerifySignature")
-    def verify(_: dict[str, Any]) -> None:
+    def verify(_: dict[str, Any], __: object) -> None:
         raise InvalidSignature("signature: does not match")
 
-    verify({"mode": "warn", "callback": {"orderId": "o", "paymentId": "p", "requestId": "r"}}, None)
+    verify({"mode": "warn", "callback": {"orderId": "o", "paymentId": "p", "requestId": "r"}}, LambdaContext())
     line = json.loads(stream.getvalue())
     metric = RESOURCES["ChecksFailed"]["Properties"]
     field, value = re.findall(r'^\{ \$\.(\w+) = "(.+)" }$', metric["FilterPattern"])[0]

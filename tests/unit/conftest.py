@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, tzinfo
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from hypothesis import settings
 from moto import mock_aws
 from pynamodb.models import Model
 
+from callbacks import transient
 from local.intrinsics import parameter_value, resolved
 from local.stack import ROOT
 from tests.sources import RESOURCES, TABLES, TEMPLATE, table
@@ -304,9 +304,10 @@ def deaf() -> Iterator[str]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses of AWS clients between attempts; they are random, and not waited for."""
+    """The pauses before a call is repeated, by an AWS client or by a task; they are not waited for."""
     made: list[float] = []
-    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=made.append))
+    for module in (endpoint, transient):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=made.append))
     return made
 
 
@@ -315,16 +316,10 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Later:
     """Let so many seconds pass for everything kept in memory."""
     monotonic, passed = time.monotonic, 0.0
 
-    class Shifted(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return datetime.now(tz) + timedelta(seconds=passed)
-
     def wait(seconds: float) -> None:
         nonlocal passed
         passed += seconds
 
-    monkeypatch.setattr("aws_lambda_powertools.utilities.parameters.base.datetime", Shifted)
     monkeypatch.setattr("time.monotonic", lambda: monotonic() + passed)
     return wait
 

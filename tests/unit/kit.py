@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from pynamodb.models import Model
@@ -132,6 +132,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
+
+
+def context(milliseconds: int = 60_000, attempt: str = "attempt-1") -> Any:
+    """Return the part of Lambda's context that the tasks use."""
+    return SimpleNamespace(get_remaining_time_in_millis=lambda: milliseconds, aws_request_id=attempt)
 
 
 def items(table: Table) -> list[Json]:

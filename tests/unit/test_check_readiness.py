@@ -77,15 +77,14 @@ def reads(task: Task, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the task has read, all of which is as the checks need it."""
     made: list[str] = []
 
-    def read_secret(name: str, *, refresh: bool) -> Json:
-        assert refresh
+    def read_secret(name: str) -> Json:
         made.append(f"secret {name}")
         return SECRET
 
     def read_item(table: str, key: str, _value: str, _attributes: list[str]) -> None:
         made.append(f"table {table}, key {key}")
 
-    monkeypatch.setattr(task.bank_secret, "read", read_secret)
+    monkeypatch.setattr(task.bank_secret, "read_now", read_secret)
     monkeypatch.setattr(task.items, "read", read_item)
     return made
 

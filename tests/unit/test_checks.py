@@ -16,7 +16,7 @@ from callbacks.errors import (
 )
 from tests.unit.kit import Log
 
-type Handler = Callable[[dict[str, Any], object], str]
+type Handler = Callable[[dict[str, Any], Any], str]
 
 IDS = {"orderId": "482500007436", "paymentId": "pay_bankapp_123", "requestId": "8f7e6d5c"}
 CALLBACK = {"callback": {**IDS, "userId": "b5f392f7"}}
@@ -43,7 +43,7 @@ def check_that(error: Exception | None = None) -> Handler:
     """Return a check that passes, or that raises the error."""
 
     @checks.check("CrossCheckPayment")
-    def handler(_: dict[str, Any]) -> None:
+    def handler(_: dict[str, Any], __: object) -> None:
         if error:
             raise error
 

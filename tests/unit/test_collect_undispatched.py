@@ -8,7 +8,7 @@ from callbacks import times
 from callbacks.errors import InvalidSelection
 from callbacks.tables import CallbackRecord, bind
 from tests.sources import table
-from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, Task, from_now, items, only
+from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, Task, context, from_now, items, only
 
 TABLE = table("WalletCallbackRecordTable")["TableName"]
 SINCE = "2020-01-01T10:00:00.000Z"
@@ -57,7 +57,7 @@ def event(**selection: Any) -> Json:
 
 
 def collected(task: Task, **selection: Any) -> list[str]:
-    return [failure["requestId"] for failure in task.handler(event(**selection), None)["failures"]]
+    return [failure["requestId"] for failure in task.handler(event(**selection), context())["failures"]]
 
 
 def undispatched(records: Table) -> list[str]:
@@ -77,7 +77,7 @@ def test_a_payment_without_a_confirmed_dispatch_becomes_a_due_failure(
 ) -> None:
     record = recorded()
     earliest = times.now() - timedelta(milliseconds=1)
-    assert task.handler(event(), None) == {"failures": [{"requestId": "8f7e6d5c", "orderId": "482500007436"}]}
+    assert task.handler(event(), context()) == {"failures": [{"requestId": "8f7e6d5c", "orderId": "482500007436"}]}
     item = only(error_log)
     assert earliest <= datetime.fromisoformat(item.pop("nextAttemptAt")) <= times.now()
     assert json.loads(item.pop("event")) == {
@@ -119,8 +119,8 @@ def test_a_collected_payment_is_redriven_as_the_original_delivery(
     load: Load, task: Task, callback: Json, recorded: Put, headers: str | None
 ) -> None:
     record = recorded(body=callback["body"], sourceIp=None, signatureHeaders=headers)
-    task.handler(event(), None)
-    claim = load("claim_failure").handler({"requestId": "8f7e6d5c", "isManual": False}, None)
+    task.handler(event(), context())
+    claim = load("claim_failure").handler({"requestId": "8f7e6d5c", "isManual": False}, context())
     again = load("validate_callback").handler(
         {"delivery": json.loads(claim["input"]), "executionName": "redrive", "startedAt": from_now()}, None
     )
@@ -168,9 +168,9 @@ def test_an_interrupted_move_is_completed_by_the_next_run(
     def kill() -> None:
         raise SystemExit
 
-    before_call(bind(CallbackRecord, TABLE), "UpdateItem", kill)
+    before_call(bind(CallbackRecord, TABLE, retries=1), "UpdateItem", kill)
     with pytest.raises(SystemExit):
-        task.handler(event(), None)
+        task.handler(event(), context())
     (half,) = items(error_log)
     assert undispatched(records) == ["8f7e6d5c"]
     # FindFailures finds it in the error log, like everything that is due.
@@ -289,14 +289,14 @@ def test_a_payment_confirmed_after_the_index_was_read_is_not_lost(
     def confirm() -> None:
         records.update_item(Key=key, UpdateExpression="REMOVE undispatchedSince")
 
-    before_call(bind(CallbackRecord, TABLE), "GetItem", confirm)
+    before_call(bind(CallbackRecord, TABLE, retries=1), "GetItem", confirm)
     assert collected(task) == []
     assert items(error_log) == []
 
 
 def test_the_log_names_the_delivery_but_not_the_user(task: Task, recorded: Put, log: Log) -> None:
     recorded()
-    task.handler(event(), None)
+    task.handler(event(), context())
     (line,) = log()
     expected = {
         "message": "Undispatched payment found",
@@ -315,11 +315,11 @@ def test_the_log_names_the_delivery_but_not_the_user(task: Task, recorded: Put, 
 def test_an_invalid_selection_moves_nothing(task: Task, records: Table, recorded: Put, selection: Json) -> None:
     recorded()
     with pytest.raises(InvalidSelection):
-        task.handler(event(**selection), None)
+        task.handler(event(**selection), context())
     assert undispatched(records) == ["8f7e6d5c"]
 
 
 @pytest.mark.parametrize("selection", [None, [], "due"], ids=str)
 def test_an_invalid_input_moves_nothing(task: Task, selection: Any) -> None:
     with pytest.raises(InvalidSelection):
-        task.handler({**event(), "selection": selection}, None)
+        task.handler({**event(), "selection": selection}, context())

@@ -10,7 +10,6 @@ import pytest
 from botocore.exceptions import ClientError
 
 from callbacks.errors import ConfigurationError, OrderNotFound, PaymentMismatch, ServiceUnavailable
-from tests.sources import FUNCTIONS, TEMPLATE
 from tests.unit.kit import Client, Json, Load, Log, Service, Task, Within, operations
 
 ORDERS = {"table": "order-table-dev", "key": "orderId", "user": "userId", "total": "total"}
@@ -316,10 +315,3 @@ def test_a_table_that_does_not_accept_a_connection_is_abandoned_in_time(
     task = load("cross_check_payment", AWS_ENDPOINT_URL=deaf)
     with within(1.5), pytest.raises(ServiceUnavailable):
         task.handler(event(callback), None)
-
-
-def test_both_reads_together_take_less_time_than_the_function_has(remote: Task) -> None:
-    config = remote.items.dynamodb.meta.config
-    assert config.retries["total_max_attempts"] == 1
-    default: int = TEMPLATE["Globals"]["Function"]["Timeout"]
-    assert 2 * (config.connect_timeout + config.read_timeout) < FUNCTIONS["CrossCheckPayment"].get("Timeout", default)

@@ -31,9 +31,11 @@ from tests.unit.kit import Json, Load, Task
 from tests.unit.test_dynamodb import CHANNEL, CONDITION_FAILED, FAILURE, RECORD, item
 from tests.unit.test_signatures import KEY, OTHER_KEY, SECONDS, headers_of
 
+# What a call may be answered, by its action, or by action and table.
+type Answers = dict[str, list[Any]]
 TIMEOUT, THROTTLE = "timeout", "throttle"
-# An answer comes at once, after half the time that the client allows, or at its end; instead there may be one of these.
-SHARES = (0.0, 0.5, 1.0)
+# An answer comes at once or at the end of the time that the client allows; or one of these happens.
+SHARES = (0.0, 1.0)
 FAULTS = ((TIMEOUT, 1.0), (THROTTLE, 0.0))
 NOTHING: Json = {}
 
@@ -46,7 +48,9 @@ ALERT = {"Attributes": item(kind="k", windowEndsAt=0, openedBy="o", suppressed=0
 ACCESS = {"baseUrl": "https://bank.example", "clientId": "payment3", "clientSecret": "hush-hush"}
 SECRET = {"webhookSecrets": [OTHER_KEY], "inquiry": ACCESS}
 RENEWED = {**SECRET, "webhookSecrets": [KEY]}
-READ_SECRET = {"secretsmanager:GetSecretValue": [{"SecretString": json.dumps(text)} for text in (SECRET, RENEWED)]}
+READ_SECRET: Answers = {
+    "secretsmanager:GetSecretValue": [{"SecretString": json.dumps(text)} for text in (SECRET, RENEWED)]
+}
 CONDITIONAL = [{"Attributes": {}}, CONDITION_FAILED]
 MORE = {
     "Items": [],
@@ -92,7 +96,7 @@ class Network:
     whether it times out; the others are answered at the end of their time.
     """
 
-    answers: dict[str, list[Any]]
+    answers: Answers
     is_lost: Callable[[int], bool] | None = None
     # What a call takes, by service, instead.
     durations: dict[str, float] = field(default_factory=dict)
@@ -134,14 +138,13 @@ class Network:
             outcome = {"__type": "ThrottlingException", "Message": "no"}
         status = 400 if "__type" in outcome else 200
         body = json.dumps(outcome).encode() if service != "ses" else SES_ANSWERS[status]
-        headers = urllib3.HTTPHeaderDict({"x-amzn-requestid": "r"})
+        headers: Any = urllib3.HTTPHeaderDict({"x-amzn-requestid": "r"})
         return AWSResponse(request.url, status, headers, Raw(body))
 
-    def urlopen(self, manager: Any, method: str, url: str) -> Any:
+    def urlopen(self, timeout: Any, method: str, url: str) -> Any:
         """Take any other request."""
-        timeout = manager.connection_pool_kw["timeout"]
         timeout = timeout if isinstance(timeout, urllib3.Timeout) else urllib3.Timeout.from_float(timeout)
-        seconds = timeout.total if timeout.total is not None else timeout.connect_timeout + timeout.read_timeout
+        seconds: Any = timeout.total or timeout.connect_timeout + timeout.read_timeout
         outcome = self._take(f"{method} {url}", "", seconds)
         if outcome == TIMEOUT:
             raise urllib3.exceptions.ReadTimeoutError(None, url, "no answer")  # type: ignore[arg-type]
@@ -171,7 +174,7 @@ class Case:
     """An invocation of a function: its event, the answers that its calls may get, and what it remembers before."""
 
     event: Callable[[Json, Json], Json]
-    answers: dict[str, list[Any]] = field(default_factory=dict)
+    answers: Answers = field(default_factory=dict)
     is_lost: Callable[[int], bool] | None = None
     prepare: Callable[[Task], object] = lambda _: None
 
@@ -233,9 +236,9 @@ def deploy(*_: Json) -> Json:
 
 
 LEDGER, ERROR_LOG = "payment3-payment-ledger-test", "payment3-callback-error-log-test"
-READ_ORDER = {"dynamodb:GetItem": [ORDER, NOTHING]}
-READ_FAILURE = {"dynamodb:GetItem": [FAILURE, NOTHING], "dynamodb:UpdateItem": CONDITIONAL}
-BANK = {
+READ_ORDER: Answers = {"dynamodb:GetItem": [ORDER, NOTHING]}
+READ_FAILURE: Answers = {"dynamodb:GetItem": [FAILURE, NOTHING], "dynamodb:UpdateItem": CONDITIONAL}
+BANK: Answers = {
     f"POST {ACCESS['baseUrl']}/oauth/token": [{"access_token": "t", "expires_in": 3600}],
     f"POST {ACCESS['baseUrl']}/payments/inquiry": [{"status": "PAID", "amount": "2339.00"}],
 }
@@ -342,7 +345,11 @@ def only(network: Network) -> Iterator[None]:
     now = time.monotonic
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(URLLib3Session, "send", lambda session, request: network.send(session._timeout, request))
-        patch.setattr(urllib3.PoolManager, "urlopen", lambda *request, **_: network.urlopen(*request))
+        patch.setattr(
+            urllib3.PoolManager,
+            "urlopen",
+            lambda manager, *request, **_: network.urlopen(manager.connection_pool_kw["timeout"], *request),
+        )
         patch.setattr(socket.socket, "connect", refuse)
         patch.setattr("callbacks.bank.ThreadPoolExecutor", Executor)
         patch.setattr(Executor, "network", network, raising=False)

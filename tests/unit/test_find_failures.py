@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from callbacks.errors import InvalidSelection, ServiceUnavailable
-from tests.unit.kit import Json, Load, Put, Service, Table, Task, from_now, items
+from tests.unit.kit import Json, Load, Put, Service, Table, Task, context, from_now, items
 
 SINCE = {"since": "2020-01-01T10:00:00Z"}
 ORDER = {"orderId": "482500007436"}
@@ -31,7 +31,7 @@ def event(collected: list[Json] | None = None, page: int = 0, /, **selection: An
 
 
 def found(task: Task, **selection: Any) -> list[str]:
-    return [failure["requestId"] for failure in task.handler(event(**selection), None)["failures"]]
+    return [failure["requestId"] for failure in task.handler(event(**selection), context())["failures"]]
 
 
 def at(second: int) -> str:
@@ -42,7 +42,7 @@ def at(second: int) -> str:
 
 
 def test_nothing_is_found_in_an_empty_error_log(task: Task) -> None:
-    assert task.handler(event(), None) == NOTHING
+    assert task.handler(event(), context()) == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_nothing_is_found_in_an_empty_error_log(task: Task) -> None:
 )
 def test_a_failure_is_returned_with_its_error_and_its_redrives(task: Task, failed: Put, selection: Json) -> None:
     failed(attempts=2)
-    assert task.handler(event(**selection), None) == {
+    assert task.handler(event(**selection), context()) == {
         "failures": [
             {
                 "requestId": "8f7e6d5c",
@@ -73,7 +73,7 @@ def test_a_failure_is_returned_with_its_error_and_its_redrives(task: Task, faile
 
 def test_a_failure_without_an_order_is_found(task: Task, failed: Put) -> None:
     failed(orderId=None, chargeId=None)
-    (failure,) = task.handler(event(), None)["failures"]
+    (failure,) = task.handler(event(), context())["failures"]
     assert (failure["requestId"], failure["orderId"], failure["chargeId"]) == ("8f7e6d5c", None, None)
 
 
@@ -130,18 +130,18 @@ def test_an_operator_finds_one_delivery_unless_it_is_resolved(
 def test_an_operator_who_decides_finds_the_delivery_whatever_its_status(task: Task, failed: Put, status: str) -> None:
     decision = {"id": "decision-1", "action": "again", "by": "arn", "reason": "no trace"}
     failed(status=status, nextAttemptAt=None)
-    answer = task.handler(event(requestId="8f7e6d5c", decision=decision), None)
+    answer = task.handler(event(requestId="8f7e6d5c", decision=decision), context())
     (failure,) = answer["failures"]
     assert (failure["status"], failure["cause"], answer["decision"]) == (status, "Lambda is busy", decision)
 
 
 def test_a_delivery_that_never_failed_is_not_found(task: Task) -> None:
-    assert task.handler(event(requestId="8f7e6d5c"), None) == NOTHING | {"isManual": True}
+    assert task.handler(event(requestId="8f7e6d5c"), context()) == NOTHING | {"isManual": True}
 
 
 def test_a_dry_run_finds_the_same_failures(task: Task, failed: Put) -> None:
     failed()
-    assert task.handler(event(dryRun=True), None) == task.handler(event(), None)
+    assert task.handler(event(dryRun=True), context()) == task.handler(event(), context())
 
 
 def test_finding_changes_nothing(task: Task, error_log: Table, failed: Put) -> None:
@@ -157,14 +157,14 @@ def test_finding_changes_nothing(task: Task, error_log: Table, failed: Put) -> N
 def test_collected_failures_are_found_before_the_index_has_them(task: Task, failed: Put) -> None:
     failed()
     collected = [{"requestId": "lost", "orderId": "1"}, {"requestId": "lost, too", "orderId": "2"}]
-    failures = task.handler(event(collected), None)["failures"]
+    failures = task.handler(event(collected), context())["failures"]
     assert [failure["requestId"] for failure in failures] == ["8f7e6d5c", "lost", "lost, too"]
     assert failures[1:] == collected
 
 
 def test_a_collected_failure_in_the_index_is_found_once_in_full(task: Task, failed: Put) -> None:
     failed()
-    (failure,) = task.handler(event([{"requestId": "8f7e6d5c", "orderId": "482500007436"}]), None)["failures"]
+    (failure,) = task.handler(event([{"requestId": "8f7e6d5c", "orderId": "482500007436"}]), context())["failures"]
     assert failure["step"] == "InvokeProcessPaid"
 
 
@@ -184,7 +184,7 @@ def test_paging_finds_each_failure_once_and_in_order(task: Task, failed: Put, se
     pages: list[str] = []
     more: Json = {}
     for _ in range(len(statuses) + 1):
-        answer = task.handler(event(**selection, limit=limit, **more), None)
+        answer = task.handler(event(**selection, limit=limit, **more), context())
         assert len(answer["failures"]) <= limit
         pages += [failure["requestId"] for failure in answer["failures"]]
         if answer["next"] is None:
@@ -196,7 +196,7 @@ def test_paging_finds_each_failure_once_and_in_order(task: Task, failed: Put, se
 
 
 def test_collected_failures_belong_to_the_first_page(task: Task) -> None:
-    assert task.handler(event([{"requestId": "lost", "orderId": "1"}], 1), None)["failures"] == []
+    assert task.handler(event([{"requestId": "lost", "orderId": "1"}], 1), context())["failures"] == []
 
 
 @pytest.mark.parametrize(
@@ -208,24 +208,24 @@ def test_only_a_scheduled_run_continues_and_for_one_more_page(
 ) -> None:
     for second in range(3):
         failed(requestId=str(second), occurredAt=at(second))
-    answer = task.handler(event([], page, limit=2, **selection), None)
+    answer = task.handler(event([], page, limit=2, **selection), context())
     assert (answer["page"], answer["hasMore"]) == (page + 1, has_more)
     assert len(answer["failures"]) == 2
-    assert task.handler(event([], page, limit=5, **selection), None)["hasMore"] is False
+    assert task.handler(event([], page, limit=5, **selection), context())["hasMore"] is False
 
 
 def test_the_second_page_starts_where_the_first_ends(task: Task, failed: Put) -> None:
     for second in range(3):
         failed(requestId=str(second), nextAttemptAt=at(second))
-    first = task.handler(event(limit=2), None)
-    second_page = task.handler({**event([], 1, limit=2), "next": first["next"]}, None)
+    first = task.handler(event(limit=2), context())
+    second_page = task.handler({**event([], 1, limit=2), "next": first["next"]}, context())
     assert [failure["requestId"] for failure in second_page["failures"]] == ["2"]
 
 
 def test_every_page_but_the_last_is_full(task: Task, failed: Put) -> None:
     for second, status in enumerate(["resolved", "open", "resolved", "open", "open"]):
         failed(requestId=str(second), status=status, occurredAt=at(second))
-    answer = task.handler(event(**SINCE, limit=2), None)
+    answer = task.handler(event(**SINCE, limit=2), context())
     assert [failure["requestId"] for failure in answer["failures"]] == ["1", "3"]
     assert found(task, **SINCE, limit=2, after=answer["next"]) == ["4"]
 
@@ -237,13 +237,13 @@ def test_every_page_but_the_last_is_full(task: Task, failed: Put) -> None:
 def test_a_misspelt_selection_is_refused(task: Task, failed: Put, selection: Json) -> None:
     failed()
     with pytest.raises(InvalidSelection):
-        task.handler(event(**selection), None)
+        task.handler(event(**selection), context())
 
 
 @pytest.mark.parametrize("selection", [None, [], "due"], ids=str)
 def test_an_invalid_input_is_refused(task: Task, selection: Any) -> None:
     with pytest.raises(InvalidSelection):
-        task.handler({**event(), "selection": selection}, None)
+        task.handler({**event(), "selection": selection}, context())
 
 
 def test_an_error_on_a_later_page_does_not_end_the_list(load: Load, service: Service, pauses: list[float]) -> None:
@@ -252,6 +252,6 @@ def test_an_error_on_a_later_page_does_not_end_the_list(load: Load, service: Ser
     service.first.append((200, json.dumps(page).encode(), {}))
     service.refuses("ThrottlingException", 400)
     with pytest.raises(ServiceUnavailable):
-        task.handler(event(**SINCE), None)
+        task.handler(event(**SINCE), context())
     assert len(service.requests) == 3
     assert len(pauses) == 1

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from callbacks.bank import INQUIRY_SECONDS, Inquiry
+from callbacks.bank import Inquiry
 from callbacks.errors import ConfigurationError, PaymentMismatch, PaymentNotConfirmed, ServiceUnavailable
-from tests.sources import FUNCTIONS
-from tests.unit.kit import Json, Later, Load, Log, Service, Task
+from tests.unit.kit import Json, Later, Load, Log, Service, Task, context
 
 TOKEN = {"access_token": "token-of-the-bank", "token_type": "Bearer", "expires_in": 3600}
 TOKEN_PATH, INQUIRY_PATH = "/oauth/token", "/payments/inquiry"
@@ -24,7 +23,7 @@ def event(callback: Json, mode: str = "enforce", **changes: str | None) -> Json:
 def refusal(task: Task, event: Json, error: type[Exception]) -> str:
     """Return the message of the task's error; as Lambda shows it, it contains no credentials and no personal data."""
     with pytest.raises(error) as raised:
-        task.handler(event, None)
+        task.handler(event, context())
     shown = str(raised.value) + "".join(traceback.format_tb(raised.value.__traceback__))
     for private in ("hush-hush", "token-of-the-bank", "cGF5bWVudDM6aHVzaC1odXNo", "b5f392f7", "2339"):
         assert private not in shown
@@ -37,7 +36,7 @@ def refusal(task: Task, event: Json, error: type[Exception]) -> str:
 def task_with(inquiry: Inquiry, patch: pytest.MonkeyPatch) -> Task:
     """Return the task with a bank that gives this answer."""
     task = import_module("inquire_payment")
-    patch.setattr(task.bank_secret, "read", lambda _: {})
+    patch.setattr(task.bank_secret, "read", lambda *_, **__: {})
     patch.setattr(task.bank, "connect", lambda _: SimpleNamespace(inquire=lambda *_: inquiry))
     return task
 
@@ -66,7 +65,7 @@ def test_the_same_amount_passes_in_any_spelling(
     callback: Json, monkeypatch: pytest.MonkeyPatch, known: str, amount: str
 ) -> None:
     task = task_with(Inquiry(is_paid=True, amount=Decimal(known)), monkeypatch)
-    assert task.handler(event(callback, amount=amount), None) == PASSED
+    assert task.handler(event(callback, amount=amount), context()) == PASSED
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def paths(service: Service) -> list[str]:
 def test_the_bank_is_asked_for_the_payment_of_the_callback(
     task: Task, service: Service, callback: Json, log: Log
 ) -> None:
-    assert task.handler(event(callback), None) == PASSED
+    assert task.handler(event(callback), context()) == PASSED
     assert paths(service) == ["/", TOKEN_PATH, INQUIRY_PATH]
     assert json.loads(service.requests[0].body) == {"SecretId": "kbank-test"}
     assert json.loads(service.requests[-1].body) == {"orderId": "482500007436", "paymentId": "pay_bankapp_123"}
@@ -125,17 +124,17 @@ def test_the_bank_is_asked_for_the_payment_of_the_callback(
 
 def test_secret_and_token_are_kept_for_the_next_callback(task: Task, service: Service, callback: Json) -> None:
     for _ in range(3):
-        assert task.handler(event(callback), None) == PASSED
+        assert task.handler(event(callback), context()) == PASSED
     assert paths(service) == ["/", TOKEN_PATH, *[INQUIRY_PATH] * 3]
 
 
 def test_changed_access_data_is_used_once_the_secret_is_read_again(
     task: Task, service: Service, callback: Json, later: Later
 ) -> None:
-    task.handler(event(callback), None)
+    task.handler(event(callback), context())
     service.keeps_secret(access(service, clientSecret="newer"))
     later(301)
-    task.handler(event(callback), None)
+    task.handler(event(callback), context())
     assert paths(service) == ["/", TOKEN_PATH, INQUIRY_PATH] * 2
     first, second = (request.headers["authorization"] for request in service.requests if request.path == TOKEN_PATH)
     assert first != second
@@ -156,19 +155,12 @@ def test_a_secret_without_usable_access_data_is_a_configuration_error(
 
 
 def test_a_secret_that_cannot_be_read_is_named_and_the_bank_is_not_asked(
-    task: Task, service: Service, callback: Json
+    task: Task, service: Service, callback: Json, pauses: list[float]
 ) -> None:
     service.at.clear()
     service.refuses("ThrottlingException", 400)
     assert "ThrottlingException" in refusal(task, event(callback), ServiceUnavailable)
-    assert paths(service) == ["/"]
-
-
-def test_secret_and_inquiry_together_take_less_time_than_the_function_has(task: Task) -> None:
-    secrets_manager = task.bank_secret.provider.client.meta.config
-    assert secrets_manager.retries["total_max_attempts"] == 1
-    secret_seconds = secrets_manager.connect_timeout + secrets_manager.read_timeout
-    assert secret_seconds + INQUIRY_SECONDS < FUNCTIONS["InquirePayment"]["Timeout"]
+    assert (paths(service), len(pauses)) == (["/", "/"], 1)
 
 
 # Warn
@@ -179,7 +171,7 @@ def test_in_warn_an_unconfirmed_payment_is_a_verdict_and_logs_ids_alone(
 ) -> None:
     service.answers_at(INQUIRY_PATH, {"status": "PAID", "amount": 1})
     verdict = "failed: PaymentMismatch: amount: is not the bank's"
-    assert task.handler(event(callback, "warn"), None) == verdict
+    assert task.handler(event(callback, "warn"), context()) == verdict
     (line,) = log()
     ids = {"orderId": "482500007436", "paymentId": "pay_bankapp_123", "requestId": "8f7e6d5c"}
     assert line.items() >= {"check": "InquirePayment", "error": "PaymentMismatch", **ids}.items()

@@ -1,7 +1,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from callbacks.errors import (
     PaymentConflict,
     ServiceUnavailable,
 )
-from tests.sources import FUNCTIONS, TEMPLATE, table
-from tests.unit.kit import BeforeCall, Json, Load, Log, Service, Table, TableOf, Task, Within, items
+from tests.sources import table
+from tests.unit.kit import BeforeCall, Json, Load, Log, Service, Table, TableOf, Task, Within, context, items
 
 EVENTS = Path(__file__).parents[2] / "events"
 RECORDS = table("WalletCallbackRecordTable")["TableName"]
@@ -29,11 +28,6 @@ def event(callback: Json, **changes: Any) -> Json:
     """Return the input of the state."""
     common = {"channel": "BankApp", "function": FUNCTION, "table": RECORDS, "secondPaymentMode": "warn"}
     return {**common, "callback": {**callback, **changes}}
-
-
-def context(milliseconds: int = 60_000, attempt: str = "attempt-1") -> SimpleNamespace:
-    """Return the part of Lambda's context that the task uses."""
-    return SimpleNamespace(get_remaining_time_in_millis=lambda: milliseconds, aws_request_id=attempt)
 
 
 def dispatched(callback: Json) -> Json:
@@ -262,14 +256,6 @@ def test_a_dispatch_starts_only_if_there_is_time_to_record_it(
             task.handler(event(callback), context(milliseconds))
     assert [item["dispatches"] for item in items(ledger)] == [invokes]
     assert len(service.requests) == invokes
-
-
-def test_a_claim_a_dispatch_and_its_end_fit_into_the_functions_time_however_slow(task: Task) -> None:
-    slow_write = task.ledger.Payments.Meta.read_timeout_seconds
-    slow_invoke = task.lambda_client.meta.config.read_timeout
-    function_seconds = FUNCTIONS["InvokeProcessPaid"].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"])
-    assert slow_invoke + slow_write <= task.DISPATCH_TIME.total_seconds()
-    assert slow_write + task.DISPATCH_TIME.total_seconds() <= function_seconds
 
 
 def test_a_dispatch_that_cannot_be_finished_is_answered_anyway(

@@ -28,7 +28,9 @@ class Ledger:
         return self.module.Attempt("BankApp", callback, f"{delivery}-{number}")
 
     def claim(self, attempt: Any, lifetime: timedelta = LIFETIME, max_repeats: int = 1) -> str | None:
-        dispatched_by: str | None = self.module.claim(attempt, lifetime, max_repeats, self.recorded.__contains__)
+        dispatched_by: str | None = self.module.claim(
+            attempt, lifetime, max_repeats, self.recorded.__contains__, lambda _: None
+        )
         return dispatched_by
 
     def dispatch(self, attempt: Any) -> None:
@@ -165,7 +167,7 @@ def test_of_two_attempts_that_repeat_a_dispatch_one_is_in_progress(ledger: Ledge
         return False
 
     with pytest.raises(DispatchInProgress):
-        ledger.module.claim(ledger.attempt("third"), LIFETIME, 1, repeat_faster)
+        ledger.module.claim(ledger.attempt("third"), LIFETIME, 1, repeat_faster, lambda _: None)
     assert (ledger.item["claimedBy"], ledger.item["dispatches"]) == ("second", 2)
 
 

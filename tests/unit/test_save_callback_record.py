@@ -7,7 +7,7 @@ import pytest
 from boto3.dynamodb.conditions import Key
 
 from tests.sources import table
-from tests.unit.kit import Client, Json, Load, Log, Service, Table, Task, only
+from tests.unit.kit import Client, Json, Load, Log, Service, Table, Task, context, only
 
 CHANNEL = "BankApp"
 TEMPLATE_TABLE = table("WalletCallbackRecordTable")
@@ -50,7 +50,7 @@ def typed(dynamodb: Client, tables: dict[str, str]) -> Typed:
 
 
 def test_every_field_of_a_delivery_is_on_its_item(task: Task, typed: Typed, callback: Json) -> None:
-    assert task.handler(event(callback), None) == {
+    assert task.handler(event(callback), context()) == {
         "deliveryId": callback["deliveryId"],
         "isNew": True,
         "payment": "new",
@@ -82,7 +82,7 @@ def test_every_field_of_a_delivery_is_on_its_item(task: Task, typed: Typed, call
     "amount", ["0", "1.50", "90071992547409.93", "1E+2", "12345678901234567890123456789012345678", "1E-130", "9.9E+125"]
 )
 def test_an_amount_is_stored_exactly(task: Task, typed: Typed, callback: Json, amount: str) -> None:
-    task.handler(event(callback, amount=amount), None)
+    task.handler(event(callback, amount=amount), context())
     (item,) = typed()
     assert list(item["amount"]) == ["N"]
     assert Decimal(item["amount"]["N"]) == Decimal(amount)
@@ -90,7 +90,7 @@ def test_an_amount_is_stored_exactly(task: Task, typed: Typed, callback: Json, a
 
 def test_a_field_that_a_callback_omits_is_not_on_its_item(task: Task, typed: Typed, callback: Json) -> None:
     optional = ("amount", "message", "sourceIp", "signatureHeaders")
-    task.handler(event(callback, **dict.fromkeys(optional)), None)
+    task.handler(event(callback, **dict.fromkeys(optional)), context())
     (item,) = typed()
     assert not item.keys() & optional
 
@@ -99,13 +99,13 @@ def test_a_field_that_a_callback_omits_is_not_on_its_item(task: Task, typed: Typ
     "verdict", ["skipped", "passed", "failed: InvalidSignature: webhook-id: is missing", "failed: ServiceUnavailable"]
 )
 def test_the_verdict_on_the_signature_is_on_the_item(task: Task, typed: Typed, callback: Json, verdict: str) -> None:
-    task.handler({**event(callback), "signature": verdict}, None)
+    task.handler({**event(callback), "signature": verdict}, context())
     (item,) = typed()
     assert item["signature"] == {"S": verdict}
 
 
 def test_a_declined_payment_and_its_empty_message_are_stored(task: Task, typed: Typed, callback: Json) -> None:
-    task.handler(event(callback, success=False, message=""), None)
+    task.handler(event(callback, success=False, message=""), context())
     (item,) = typed()
     assert (item["success"], item["message"]) == ({"BOOL": False}, {"S": ""})
 
@@ -113,35 +113,35 @@ def test_a_declined_payment_and_its_empty_message_are_stored(task: Task, typed: 
 def test_a_paid_delivery_waits_for_its_dispatch_a_declined_one_does_not(
     task: Task, records: Table, callback: Json
 ) -> None:
-    task.handler(event(callback, success=False, deliveryId="declined"), None)
+    task.handler(event(callback, success=False, deliveryId="declined"), context())
     assert undispatched(records) == []
-    task.handler(event(callback, deliveryId="paid"), None)
+    task.handler(event(callback, deliveryId="paid"), context())
     assert undispatched(records) == ["paid"]
 
 
 def test_a_retry_of_a_dispatched_delivery_does_not_make_it_wait_again(
     task: Task, records: Table, callback: Json
 ) -> None:
-    task.handler(event(callback), None)
+    task.handler(event(callback), context())
     item = only(records)
     del item["undispatchedSince"]
     records.put_item(Item=item)
-    assert not task.handler(event(callback), None)["isNew"]
+    assert not task.handler(event(callback), context())["isNew"]
     assert undispatched(records) == []
 
 
 def test_any_text_is_stored_unchanged(task: Task, typed: Typed, callback: Json) -> None:
     text = 'O\'Brien "ชำระ" 🎉 \\ / \x00\r\n'
-    task.handler(event(callback, message=text, extra=json.dumps({"a": text}), body=text), None)
+    task.handler(event(callback, message=text, extra=json.dumps({"a": text}), body=text), context())
     (item,) = typed()
     assert (item["message"]["S"], json.loads(item["extra"]["S"])["a"], item["body"]["S"]) == (text, text, text)
 
 
 def test_a_retry_of_a_delivery_adds_no_item_and_reports_it(task: Task, typed: Typed, callback: Json) -> None:
-    task.handler(event(callback), None)
+    task.handler(event(callback), context())
     (first,) = typed()
     retry = {**event(callback), "executionArn": "another"}
-    assert task.handler(retry, None) == {"deliveryId": callback["deliveryId"], "isNew": False, "payment": "new"}
+    assert task.handler(retry, context()) == {"deliveryId": callback["deliveryId"], "isNew": False, "payment": "new"}
     assert typed() == [first]
 
 
@@ -150,8 +150,8 @@ def test_deliveries_of_one_order_are_read_by_one_query_in_order_of_arrival(
 ) -> None:
     arrivals = ["2026-11-22T10:00:00.010Z#a", "2026-11-22T10:00:00.009Z#b", "2026-11-23T09:00:00.000Z#0"]
     for arrival in arrivals:
-        assert task.handler(event(callback, deliveryId=arrival), None)["isNew"]
-    task.handler(event(callback, orderId="another order"), None)
+        assert task.handler(event(callback, deliveryId=arrival), context())["isNew"]
+    task.handler(event(callback, orderId="another order"), context())
     condition = Key("orderId").eq(callback["orderId"])
     found = records.query(KeyConditionExpression=condition)["Items"]
     assert [item["deliveryId"] for item in found] == sorted(arrivals)
@@ -159,8 +159,8 @@ def test_deliveries_of_one_order_are_read_by_one_query_in_order_of_arrival(
 
 def test_each_channel_has_its_own_table(task: Task, typed: Typed, dynamodb: Client, callback: Json) -> None:
     dynamodb.create_table(**TEMPLATE_TABLE | {"TableName": "another-channel"})
-    task.handler(event(callback), None)
-    task.handler({**event(callback), "channel": "Another", "table": "another-channel"}, None)
+    task.handler(event(callback), context())
+    task.handler({**event(callback), "channel": "Another", "table": "another-channel"}, context())
     assert [item["channel"]["S"] for item in typed()] == [CHANNEL]
     assert [item["channel"]["S"] for item in dynamodb.scan(TableName="another-channel")["Items"]] == ["Another"]
 
@@ -172,7 +172,7 @@ def test_a_single_error_of_dynamodb_goes_unnoticed(
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
     service.refuses_once(code, status)
     service.answers(200, b"{}")
-    assert task.handler(event(callback, success=False), None)["isNew"]
+    assert task.handler(event(callback, success=False), context())["isNew"]
     # The put, its retry, and the look at the ledger.
     assert len(service.requests) == 3
     assert len(pauses) == 1
@@ -185,7 +185,7 @@ def test_a_record_written_despite_an_error_is_found_by_the_retry(
     service.refuses_once("InternalServerError", 500)
     service.refuses_once("ConditionalCheckFailedException", 400)
     service.answers(200, b"{}")
-    assert task.handler(event(callback), None) == {
+    assert task.handler(event(callback), context()) == {
         "deliveryId": callback["deliveryId"],
         "isNew": False,
         "payment": "new",
@@ -195,7 +195,7 @@ def test_a_record_written_despite_an_error_is_found_by_the_retry(
 
 @pytest.mark.usefixtures("tables")
 def test_the_log_names_the_delivery_but_not_the_user(task: Task, callback: Json, log: Log) -> None:
-    task.handler(event(callback), None)
+    task.handler(event(callback), context())
     (line,) = log()
     assert (
         line.items()
@@ -211,5 +211,5 @@ def test_the_log_names_the_delivery_but_not_the_user(task: Task, callback: Json,
 
 
 def test_an_operators_decision_is_not_part_of_the_record(task: Task, records: Table, callback: Json) -> None:
-    task.handler(event(callback, decision={"id": "decision-1", "action": "again"}), None)
+    task.handler(event(callback, decision={"id": "decision-1", "action": "again"}), context())
     assert "decision" not in str(only(records))

@@ -9,7 +9,7 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ses.models import ses_backends
 
 from callbacks.errors import ServiceUnavailable
-from tests.unit.kit import Json, Load, Service, Table, TableOf, Within, only
+from tests.unit.kit import Json, Load, Service, Table, TableOf, Within, context, only
 
 Send = Callable[..., dict[str, str]]
 
@@ -40,7 +40,7 @@ def send(load: Load, service: Service) -> Send:
     def sent(failure: Json, **variables: str) -> dict[str, str]:
         service.answers(200, SENT)
         task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url, **variables)
-        assert task.handler(failure, None) == {"reported": True, "messageId": "m-1"}
+        assert task.handler(failure, context()) == {"reported": True, "messageId": "m-1"}
         (request,) = service.requests
         return dict(parse_qsl(request.body.decode(), keep_blank_values=True, strict_parsing=True))
 
@@ -48,7 +48,7 @@ def send(load: Load, service: Service) -> Send:
 
 
 def test_an_email_about_a_failure_is_sent_by_a_verified_sender(load: Load, ses: Any, failure: Json) -> None:
-    result = load("send_error_email").handler(failure, None)
+    result = load("send_error_email").handler(failure, context())
     (message,) = ses.sent_messages
     assert result == {"reported": True, "messageId": message.id}
     assert message.source == "alerts@example.com"
@@ -57,7 +57,7 @@ def test_an_email_about_a_failure_is_sent_by_a_verified_sender(load: Load, ses: 
 
 
 def test_an_email_goes_to_all_recipients(load: Load, ses: Any, failure: Json) -> None:
-    load("send_error_email", EMAIL_TO="a@example.com,b@example.com,c@example.org").handler(failure, None)
+    load("send_error_email", EMAIL_TO="a@example.com,b@example.com,c@example.org").handler(failure, context())
     (message,) = ses.sent_messages
     assert message.destinations["ToAddresses"] == ["a@example.com", "b@example.com", "c@example.org"]
 
@@ -114,21 +114,22 @@ def test_an_email_contains_nothing_of_the_user_the_body_or_the_headers(send: Sen
 def test_an_unverified_sender_is_a_permanent_error(load: Load, ses: Any, failure: Json) -> None:
     task = load("send_error_email", EMAIL_FROM="stranger@example.net")
     with pytest.raises(ClientError, match="MessageRejected"):
-        task.handler(failure, None)
+        task.handler(failure, context())
     assert ses.sent_messages == []
 
 
 @pytest.mark.parametrize(
     ("code", "status"), [("Throttling", 400), ("ServiceUnavailable", 503), ("InternalFailure", 500)]
 )
-def test_a_transient_ses_error_is_service_unavailable_and_not_retried(
-    load: Load, service: Service, failure: Json, code: str, status: int
+def test_an_email_is_repeated_once_after_an_error_that_passes(
+    load: Load, service: Service, failure: Json, pauses: list[float], code: str, status: int
 ) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.answers(status, refusal(code))
     with pytest.raises(ServiceUnavailable):
-        task.handler(failure, None)
-    assert len(service.requests) == 1
+        task.handler(failure, context())
+    assert len(service.requests) == 2
+    assert len(pauses) == 1
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "MessageRejected", "MailFromDomainNotVerifiedException"])
@@ -136,7 +137,7 @@ def test_a_permanent_ses_error_keeps_its_name(load: Load, service: Service, fail
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.answers(400, refusal(code))
     with pytest.raises(ClientError, match=code):
-        task.handler(failure, None)
+        task.handler(failure, context())
     assert len(service.requests) == 1
 
 
@@ -146,7 +147,7 @@ def test_an_ses_that_does_not_answer_is_called_once_and_given_up_in_time(
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=service.url)
     service.hangs()
     with within(1.8), pytest.raises(ServiceUnavailable):
-        task.handler(failure, None)
+        task.handler(failure, context(1000))
     assert len(service.requests) == 1
 
 
@@ -155,15 +156,15 @@ def test_an_ses_that_cannot_be_reached_is_given_up_in_time(
 ) -> None:
     task = load("send_error_email", AWS_ENDPOINT_URL_SES=deaf)
     with within(1.8), pytest.raises(ServiceUnavailable):
-        task.handler(failure, None)
+        task.handler(failure, context(1000))
 
 
 def test_the_alert_table_knows_the_kind_of_failure_but_no_order(
     load: Load, ses: Any, failure: Json, alerts: Table
 ) -> None:
     task = load("send_error_email")
-    assert task.handler(failure, None)["messageId"]
-    assert task.handler(failure | {"executionArn": "another"}, None) == {"reported": True, "messageId": None}
+    assert task.handler(failure, context())["messageId"]
+    assert task.handler(failure | {"executionArn": "another"}, context()) == {"reported": True, "messageId": None}
     item = only(alerts)
     assert item["kind"] == "bankappcallback#SaveCallbackRecord#ServiceUnavailable"
     assert (item["suppressed"], item["summedUp"]) == (1, 0)

@@ -78,12 +78,16 @@ def test_a_write_fails_quietly_only_if_its_own_condition_fails(kind: type[Pynamo
             try_write(refuse_with(cause))
 
 
-def test_a_model_is_bound_to_a_table_with_timeouts_and_one_retry() -> None:
-    record = bind(CallbackRecord, "some-table")
+def test_a_model_is_bound_to_a_table_with_timeouts_and_retries() -> None:
+    record = bind(CallbackRecord, "some-table", read_timeout=0.3, retries=1)
     meta: Any = record.Meta
     assert issubclass(record, CallbackRecord)
     assert meta.table_name == "some-table"
-    assert (meta.connect_timeout_seconds, meta.read_timeout_seconds, meta.max_retry_attempts) == (0.4, 0.5, 1)
+    assert (meta.connect_timeout_seconds, meta.read_timeout_seconds, meta.max_retry_attempts) == (0.1, 0.3, 1)
+
+
+def test_a_bound_table_has_its_client_before_the_first_call() -> None:
+    assert bind(CallbackRecord, "a-new-table")._get_connection().connection._client
 
 
 def test_a_table_is_bound_once_and_keeps_its_connection() -> None:
