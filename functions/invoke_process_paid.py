@@ -13,7 +13,7 @@ from callbacks import config, deadline, ledger
 from callbacks.errors import DispatchUncertain, OrderPaidTwice
 from callbacks.tables import CallbackRecord, bind, longest_call
 from callbacks.telemetry import logger
-from callbacks.transient import translate_transient_errors
+from callbacks.transient import repeat_once, translate_transient_errors
 
 MAX_REPEATS = int(config.required("MAX_DISPATCH_REPEATS"))
 # What a slow invoke and then a slow write to finish the claim take, on open connections.
@@ -43,8 +43,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     attempt = ledger.Attempt(event["channel"], callback, context.aws_request_id)
     with translate_transient_errors():
         lifetime = timedelta(seconds=deadline.seconds_left(context))
-        dispatched_by = ledger.claim(
-            attempt, lifetime, MAX_REPEATS, partial(_is_recorded, event, context), partial(deadline.require, context)
+        claim = partial(ledger.claim, attempt, lifetime, MAX_REPEATS)
+        # If only the claim's answer was lost, the state's retry would come too early: the claim would still last.
+        dispatched_by = repeat_once(
+            lambda: claim(partial(_is_recorded, event, context), partial(deadline.require, context)),
+            context,
+            longest_call(ledger.Payments) + ledger.RELEASE_SECONDS,
         )
     if dispatched_by is None:
         _dispatch(attempt, event, context)

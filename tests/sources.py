@@ -16,6 +16,8 @@ FUNCTIONS: dict[str, Any] = {
     for name, resource in RESOURCES.items()
     if resource["Type"] == "AWS::Serverless::Function"
 }
+# What a cold start takes at most before the handler begins; Lambda's Timeout does not count it.
+COLD_START_SECONDS = 1
 # The state machines by file name.
 MACHINES = {"callback": "BankAppCallback", "healing": "BankAppHealing"}
 DEFINITION_TEXTS = {name: (ROOT / f"statemachine/{name}.asl.json").read_text() for name in MACHINES}
@@ -44,6 +46,11 @@ STATES = {name: all_states(machine) for name, machine in DEFINITIONS.items()}
 # Each check and the parameter that switches it on, and the functions that every callback passes through.
 CHECKS = {"VerifySignature": "SignatureMode", "CrossCheckPayment": "CrossCheckMode", "InquirePayment": "InquiryMode"}
 CALLBACK_TASKS = [name for name in FUNCTIONS if name in STATES["callback"] and name not in CHECKS]
+
+
+def timeout_of(function: str) -> float:
+    """Return the seconds after which Lambda ends the function's handler."""
+    return float(FUNCTIONS[function].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"]))
 
 
 def statements_of(role: str) -> list[dict[str, Any]]:

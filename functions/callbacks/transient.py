@@ -11,7 +11,7 @@ from callbacks import deadline
 from callbacks.errors import ServiceUnavailable
 
 # Before a call is repeated: a throttle or a broken connection rarely lasts longer.
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.1
 
 THROTTLES = {
     "LimitExceededException",

@@ -194,8 +194,8 @@ def test_a_read_is_repeated_once_after_an_error_that_passes(
     assert len(pauses) == 2
 
 
-# A read takes up to 0.62 seconds, after a pause of 0.2 seconds.
-@pytest.mark.parametrize(("milliseconds", "then", "requests"), [(800, 0, 1), (850, 0, 2), (1800, 1, 1), (1850, 1, 2)])
+# A read takes up to 0.62 seconds, after a pause of 0.1 seconds.
+@pytest.mark.parametrize(("milliseconds", "then", "requests"), [(700, 0, 1), (750, 0, 2), (1700, 1, 1), (1750, 1, 2)])
 @pytest.mark.usefixtures("pauses")
 def test_a_read_is_repeated_only_if_it_and_what_follows_can_end(
     secrets: Task, service: Service, milliseconds: int, then: float, requests: int

@@ -25,7 +25,7 @@ from botocore.retries.standard import ExponentialBackoff
 
 from callbacks import deadline
 from callbacks.selection import MAX_FAILURES
-from tests.sources import FUNCTIONS, TEMPLATE, statements_of
+from tests.sources import FUNCTIONS, statements_of, timeout_of
 from tests.unit import test_cross_check_payment
 from tests.unit.kit import Json, Load, Task
 from tests.unit.test_dynamodb import CHANNEL, CONDITION_FAILED, FAILURE, RECORD, item
@@ -358,10 +358,6 @@ def only(network: Network) -> Iterator[None]:
         # A client draws its pauses at random; the longest counts.
         patch.setattr(ExponentialBackoff, "delay_amount", lambda _, context: float(2 ** (context.attempt_number - 1)))
         yield
-
-
-def timeout_of(name: str) -> float:
-    return float(FUNCTIONS[name].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"]))
 
 
 def context_of(network: Network, limit: float) -> SimpleNamespace:

@@ -30,7 +30,9 @@ def delivery(key: str | None = KEY, signed_at: datetime = RECEIVED_AT, name: str
 def forget_secrets(workflow: Workflow) -> None:
     """Empty the tasks' caches, which hold the secret of the test before."""
     for state in ("VerifySignature", "InquirePayment"):
-        workflow.functions.module_global(state, "bank_secret").provider.clear_cache()
+        secrets = workflow.functions.module_global(state, "bank_secret")
+        secrets.remembered.clear()
+        secrets.asked_at.clear()
 
 
 def put_secret(inquiry: dict[str, str] | None = None) -> None:

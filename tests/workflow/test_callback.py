@@ -362,7 +362,6 @@ LAMBDA_ERRORS = [
     [
         *(("InvokeProcessPaid", code) for code in LAMBDA_ERRORS),
         ("WriteErrorLog", "ServiceException"),
-        ("SendErrorEmail", "ServiceException"),
     ],
 )
 def test_an_invocation_that_lambda_refuses_once_is_repeated(workflow: Workflow, state: str, code: str) -> None:
@@ -383,7 +382,7 @@ WAITS = {
     "InvokeProcessPaid": [1],
     "WriteErrorLog": [1],
     "ReportToSentry": [],
-    "SendErrorEmail": [1],
+    "SendErrorEmail": [],
 }
 
 

@@ -84,7 +84,7 @@ TABLE: dict[str, dict[Call, Row]] = {
         CONFIRM: ("200 · 1", "200 · 1", "500 · 1"),
     },
     "checked delivery": {
-        READ_SECRET: HEALED,
+        READ_SECRET: ("500 · 1", "200 · 1", "500 · 1"),
         READ_ORDER: ("500 · 1", "200 · 1", "500 · 1"),
         READ_PAYMENT: ("500 · 1", "200 · 1", "500 · 1"),
     },
