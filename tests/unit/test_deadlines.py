@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,10 +33,8 @@ from tests.unit.test_signatures import KEY, OTHER_KEY, SECONDS, headers_of
 
 # What a call may be answered, by its action, or by action and table.
 type Answers = dict[str, list[Any]]
-TIMEOUT, THROTTLE = "timeout", "throttle"
-# An answer comes at once or at the end of the time that the client allows; or one of these happens.
-SHARES = (0.0, 1.0)
-FAULTS = ((TIMEOUT, 1.0), (THROTTLE, 0.0))
+# Instead of an answer: none in time, or if the service is fast, an error.
+FAULT = "fault"
 NOTHING: Json = {}
 
 ORDER = {"Item": item(orderId="482500007436", userId="b5f392f7-6d89-433c-b24f-bf6a772cab1a", total=2339)}
@@ -70,6 +68,7 @@ class Paths:
         self._taken: list[tuple[int, int]] = []
 
     def __iter__(self) -> Iterator[None]:
+        self._ahead = []
         while True:
             self._taken = []
             yield
@@ -91,33 +90,48 @@ class Paths:
 class Network:
     """Answers every request from `answers`, by the call's action and its table, on a clock of its own.
 
-    A call takes up to as long as its client's own timeouts allow. A call without an answer here is an error that no
-    handler can catch. With `is_lost` only one path is walked, because there are too many: it tells by a call's number
-    whether it times out; the others are answered at the end of their time.
+    A slow call takes as long as its client's own timeouts allow, or its service's `durations`. Calls are fast up to
+    `fast_calls`, and slow from then on. A call without an answer here is an error that no handler can catch. With
+    `is_lost` there is one path: it tells by a call's number whether it gets no answer.
     """
 
     answers: Answers
     is_lost: Callable[[int], bool] | None = None
-    # What a call takes, by service, instead.
     durations: dict[str, float] = field(default_factory=dict)
     paths: Paths = field(default_factory=Paths)
     seconds: float = 0
     actions: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    fast_calls: int = 0
 
-    def _take(self, action: str, detail: str, seconds: float) -> Any:
-        """Let the time of a call pass; return its answer, TIMEOUT or THROTTLE."""
+    def walk(self) -> Iterator[None]:
+        """Start one path after the other, with fewer and fewer slow calls."""
+        for self.fast_calls in count():
+            longest = 0
+            for _ in self.paths:
+                self.seconds, self.calls = 0, []
+                yield
+                longest = max(longest, len(self.calls))
+            if longest <= self.fast_calls or self.is_lost:
+                return
+
+    def _take(self, action: str, detail: str, seconds: float) -> tuple[Any, bool]:
+        """Let the time of a call pass; return its answer or FAULT, and whether it was slow."""
         answers = self.answers.get(f"{action} {detail}", self.answers.get(action))
         if answers is None:
             raise Unexpected(f"{action} {detail}")
         self.actions.add(action)
         self.calls.append(action)
+        number = len(self.calls)
         if self.is_lost:
-            answer, share = TIMEOUT if self.is_lost(len(self.calls)) else answers[0], 1.0
+            answer = FAULT if self.is_lost(number) else answers[0]
         else:
-            answer, share = self.paths.choose([*product(answers, SHARES), *FAULTS])
-        self.pass_time(share * self.durations.get(action.partition(":")[0], seconds) + deadline.OWN_SECONDS)
-        return answer
+            answer = self.paths.choose([*answers, FAULT])
+        is_slow = number > self.fast_calls
+        if is_slow:
+            self.pass_time(self.durations.get(action.partition(":")[0], seconds))
+        self.pass_time(deadline.OWN_SECONDS)
+        return answer, is_slow
 
     def pass_time(self, seconds: float) -> None:
         self.seconds += seconds
@@ -131,13 +145,13 @@ class Network:
         target = request.headers.get("X-Amz-Target", b"")
         action = only_action or (target if isinstance(target, str) else target.decode()).rpartition(".")[2]
         table = json.loads(request.body)["TableName"] if service == "dynamodb" else ""
-        outcome = self._take(f"{service}:{action}", table, timeout.connect_timeout + timeout.read_timeout)
-        if outcome == TIMEOUT:
+        answer, is_slow = self._take(f"{service}:{action}", table, timeout.connect_timeout + timeout.read_timeout)
+        if answer == FAULT and is_slow:
             raise exceptions.ReadTimeoutError(endpoint_url=request.url)
-        if outcome == THROTTLE:
-            outcome = {"__type": "ThrottlingException", "Message": "no"}
-        status = 400 if "__type" in outcome else 200
-        body = json.dumps(outcome).encode() if service != "ses" else SES_ANSWERS[status]
+        if answer == FAULT:
+            answer = {"__type": "ThrottlingException", "Message": "no"}
+        status = 400 if "__type" in answer else 200
+        body = json.dumps(answer).encode() if service != "ses" else SES_ANSWERS[status]
         headers: Any = urllib3.HTTPHeaderDict({"x-amzn-requestid": "r"})
         return AWSResponse(request.url, status, headers, Raw(body))
 
@@ -145,10 +159,10 @@ class Network:
         """Take any other request."""
         timeout = timeout if isinstance(timeout, urllib3.Timeout) else urllib3.Timeout.from_float(timeout)
         seconds: Any = timeout.total or timeout.connect_timeout + timeout.read_timeout
-        outcome = self._take(f"{method} {url}", "", seconds)
-        if outcome == TIMEOUT:
+        answer, is_slow = self._take(f"{method} {url}", "", seconds)
+        if answer == FAULT and is_slow:
             raise urllib3.exceptions.ReadTimeoutError(None, url, "no answer")  # type: ignore[arg-type]
-        status, answer = (503, {}) if outcome == THROTTLE else (200, outcome)
+        status = 503 if answer == FAULT else 200
         return urllib3.HTTPResponse(Raw(json.dumps(answer).encode()), status=status, preload_content=False)
 
 
@@ -299,8 +313,8 @@ CASES: dict[str, list[Case]] = {
         Case(
             deploy,
             {
-                "secretsmanager:GetSecretValue": [TIMEOUT],
-                "dynamodb:GetItem": [TIMEOUT],
+                "secretsmanager:GetSecretValue": [FAULT],
+                "dynamodb:GetItem": [FAULT],
                 "PUT https://cloudformation.example/answer": [NOTHING],
             },
             is_lost=lambda _: False,
@@ -398,8 +412,7 @@ def test_a_function_ends_in_time_however_slow_its_calls_are(
         network = Network(case.answers, case.is_lost)
         context = context_of(network, limit)
         with only(network):
-            for _ in network.paths:
-                network.seconds, network.calls = 0, []
+            for _ in network.walk():
                 case.prepare(task)
                 try:
                     returned.append(task.handler(case.event(callback, failure), context))
