@@ -39,9 +39,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             context,
             longest_call(records) + look_up_seconds,
         )
-        payment = repeat_once(
-            lambda: ledger.standing_of(event["channel"], event["callback"]), context, look_up_seconds
-        )
+        payment = repeat_once(lambda: ledger.standing_of(event["channel"], event["callback"]), context, look_up_seconds)
     logger.info(
         "Callback recorded",
         orderId=record.orderId,
