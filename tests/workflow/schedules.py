@@ -357,7 +357,8 @@ def _is_retried(task: Task, error: str) -> bool:
 class State(NamedTuple):
     """Where a schedule stands. Actors and contents are numbers, which compare fast.
 
-    `uncertain` counts the dispatches whose outcome the ledger was not told.
+    `uncertain` counts the dispatches whose outcome the ledger was not told, `broken` the attempts that may have kept a
+    claim without a dispatch.
     """
 
     contents: tuple[int, int, int]
@@ -366,6 +367,7 @@ class State(NamedTuple):
     faults_left: int
     invoked: int = 0
     uncertain: int = 0
+    broken: int = 0
 
 
 class Move(NamedTuple):
@@ -379,6 +381,7 @@ class Move(NamedTuple):
     content: int | None = None
     invoked: int = 0
     uncertain: int = 0
+    broken: int = 0
 
 
 @dataclass(frozen=True)
@@ -395,6 +398,12 @@ class Moment:
     failures: Items
     invoked: int
     uncertain: int
+    broken: int
+
+
+def _may_keep_a_claim(call: Call, fault: Fault) -> bool:
+    is_refused_invoke = call.table is None and fault == Fault.REFUSED
+    return call.description.startswith("in InvokeProcessPaid:") and not is_refused_invoke
 
 
 class Numbers[V]:
@@ -488,7 +497,7 @@ class Explorer:
         actors = [self._actors.values[number] for number in state.actors]
         statuses = [actor.status for actor in actors if isinstance(actor, Ended) and actor.status]
         records, payments, failures = (self._items(state.contents, table) for table in TABLES)
-        moment = Moment(is_over, statuses, records, payments, failures, state.invoked, state.uncertain)
+        moment = Moment(is_over, statuses, records, payments, failures, *state[-3:])
         try:
             self._verify(moment)
         except AssertionError as error:
@@ -497,7 +506,7 @@ class Explorer:
             raise
 
     def _following(self, state: State) -> Iterator[tuple[Move, State]]:
-        contents, actors, now, faults_left, invoked, uncertain = state
+        contents, actors, now, faults_left, invoked, uncertain, broken = state
         faults = [] if not faults_left else self._first if faults_left == self._faults else [*Fault]
         alone = self._alone(contents, actors) if self._prunes else None
         for place in range(len(actors)) if alone is None else [alone]:
@@ -516,6 +525,7 @@ class Explorer:
                         faults_left - (move.fault is not None),
                         invoked + move.invoked,
                         uncertain + move.uncertain,
+                        broken + move.broken,
                     ),
                 )
         until = self._expiry(contents, actors) if Fault.EXPIRED in faults and alone is None else now
@@ -558,7 +568,10 @@ class Explorer:
         key = (number, contents[table], contents[1], now, may_fail)
         if key not in self._moves:
             since = now if not task.replies else task.since
-            self._moves[key] = list(self._find_moves(task._replace(since=since), table, contents, now))
+            self._moves[key] = [
+                move._replace(broken=move.fault is not None and _may_keep_a_claim(self._call(task), move.fault))
+                for move in self._find_moves(task._replace(since=since), table, contents, now)
+            ]
             if not may_fail:
                 self._moves[key] = self._moves[key][:1]
         return self._moves[key]
