@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from botocore.exceptions import ReadTimeoutError
 from moto.dynamodb.models import dynamodb_backends
 
-from tests.sources import CHECKS, all_states
+from tests.sources import CHECKS, FUNCTIONS, TEMPLATE, all_states
 from tests.workflow.account import (
     FINISH_CLAIM,
     INVOKE,
@@ -205,7 +205,8 @@ class Replayer:
         # WriteErrorLog takes the whole input of its branch.
         state = "ReportFailure" if task.state == "WriteErrorLog" else task.state
         given = filled(STATES[state]["Parameters"], json.loads(task.data))
-        context = SimpleNamespace(aws_request_id=task.attempt_id, get_remaining_time_in_millis=lambda: 3_000)
+        seconds = FUNCTIONS[task.state].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"])
+        context = SimpleNamespace(aws_request_id=task.attempt_id, get_remaining_time_in_millis=lambda: seconds * 1_000)
         return json.loads(json.dumps(self._handlers[task.state](given.get("Payload", given), context)))
 
     def evaluate(self, call: Call, content: str) -> tuple[str, int, str]:
