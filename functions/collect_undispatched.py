@@ -4,7 +4,6 @@ An execution that dies reports nothing. Once in the error log, its delivery is a
 redriven by healing.
 """
 
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import takewhile
@@ -13,9 +12,9 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pynamodb.expressions.condition import Condition
 
-from callbacks import config, deadline, times
+from callbacks import config, deadline, error_log, times
 from callbacks.selection import Selection
-from callbacks.tables import CallbackError, CallbackRecord, Status, bind, longest_call, read_while, try_write
+from callbacks.tables import CallbackError, CallbackRecord, bind, longest_call, read_while, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
@@ -83,28 +82,17 @@ def _move(record: CallbackRecord, function_name: str) -> bool:
 
 def _open_failure(record: CallbackRecord, function_name: str) -> bool:
     """Write the failure, unless the execution managed to write it; return whether it is new."""
-    delivery = {
-        "body": record.body,
-        "requestId": record.requestId,
-        "receivedAt": times.milliseconds(record.receivedAt),
-        "sourceIp": record.sourceIp,
-        "headers": json.loads(record.signatureHeaders or "{}"),
-    }
-    item = ErrorLog(
-        requestId=record.requestId,
-        functionName=function_name,
-        occurredAt=record.receivedAt,
-        receivedAt=record.receivedAt,
-        channel=record.channel,
-        executionArn=record.executionArn,
+    failure = error_log.failure_of(
+        record,
+        function_name=function_name,
         step="ConfirmDispatch",
         error="DispatchUnconfirmed",
         cause="The execution ended before it confirmed the dispatch",
-        orderId=record.orderId,
-        chargeId=record.paymentId,
-        event=json.dumps(delivery),
-        status=Status.OPEN,
-        attempts=0,
-        nextAttemptAt=times.iso(times.now()),
+        occurred_at=record.receivedAt,
     )
-    return try_write(lambda: item.save(condition=CallbackError.requestId.does_not_exist()))
+    return try_write(
+        lambda: ErrorLog(record.requestId).update(
+            actions=[*error_log.facts(failure), *error_log.opening(times.iso(times.now()))],
+            condition=CallbackError.requestId.does_not_exist(),
+        )
+    )

@@ -1,12 +1,9 @@
 """WriteErrorLog: stores a failure with its delivery, so that it can be explained and redriven."""
 
-import json
 from datetime import datetime
 from typing import Any
 
-from pynamodb.expressions.update import Action
-
-from callbacks import config, redrives
+from callbacks import config, error_log, redrives
 from callbacks.failure import Failure
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.transient import translate_transient_errors
@@ -27,40 +24,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     with translate_transient_errors():
         is_opened = try_write(
             lambda: item.update(
-                actions=[*_facts(failure), *_opening(failure)],
+                actions=[*error_log.facts(failure), *error_log.opening(_due_at(failure))],
                 condition=CallbackError.status.does_not_exist() | (CallbackError.status == Status.RESOLVED),
             )
         )
         if not is_opened:
-            item.update(actions=_facts(failure))
+            item.update(actions=error_log.facts(failure))
     return {"reported": True}
 
 
-def _facts(failure: Failure) -> list[Action]:
-    facts: list[Action] = [
-        CallbackError.functionName.set(failure.function_name),
-        CallbackError.occurredAt.set(CallbackError.occurredAt | failure.occurred_at),
-        CallbackError.receivedAt.set(failure.received_at),
-        CallbackError.channel.set(failure.channel),
-        CallbackError.executionArn.set(failure.execution_arn),
-        CallbackError.step.set(failure.step),
-        CallbackError.error.set(failure.error),
-        CallbackError.cause.set(failure.cause),
-        CallbackError.event.set(json.dumps(failure.event)),
-    ]
-    if failure.order_id is not None:
-        facts.append(CallbackError.orderId.set(failure.order_id))
-    if failure.charge_id is not None:
-        facts.append(CallbackError.chargeId.set(failure.charge_id))
-    return facts
-
-
-def _opening(failure: Failure) -> list[Action]:
-    due = CallbackError.nextAttemptAt
-    return [
-        CallbackError.status.set(Status.OPEN),
-        CallbackError.attempts.set(0),
-        due.remove()
-        if failure.needs_operator
-        else due.set(redrives.due_after(0, datetime.fromisoformat(failure.occurred_at))),
-    ]
+def _due_at(failure: Failure) -> str | None:
+    return None if failure.needs_operator else redrives.due_after(0, datetime.fromisoformat(failure.occurred_at))

@@ -76,6 +76,19 @@ class Failure:
             event=delivery,
         )
 
+    def as_event(self) -> dict[str, Any]:
+        """Return what `from_event` reads, for a failure that no execution reports."""
+        return {
+            "channel": self.channel,
+            "functionName": self.function_name,
+            "failure": {self.step: {"Error": self.error, "Cause": self.cause}},
+            "event": self.event,
+            "executionArn": self.execution_arn,
+            "executionName": self.request_id,
+            "startedAt": self.received_at,
+            "occurredAt": self.occurred_at,
+        }
+
 
 def _message(cause: str) -> str:
     """Return the message of the exception that Lambda serialized into `cause`, or `cause` if it is something else."""

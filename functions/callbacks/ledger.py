@@ -2,9 +2,11 @@
 
                    claim                   finish
     (unclaimed) ───────────> dispatching ──────────> dispatched ───┐
-         ^                     │     ^ │                 ^         │ decide, then
-         │       release       │     │ │ repeat,         └─────────┘ finish or release
-         └─────────────────────┘     └─┘ decide
+       ^ ^                     │     ^ │               │ ^         │ decide, then
+       │ │       release       │     │ │ repeat,       │ └─────────┘ finish or release
+       │ └─────────────────────┘     └─┘ decide        │
+       │                       reopen                  │
+       └───────────────────────────────────────────────┘
 
 An attempt claims the payment before it invokes process-paid, and finishes or releases the claim when it knows whether
 Lambda accepted the invoke. If it is killed in between, or the answer is lost, the payment stays `dispatching`: it may
@@ -16,9 +18,13 @@ By an operator's decision an attempt claims a payment that is `dispatched`, or `
 when the claim is finished. `decisionIds` keeps the decision, so that it dispatches at most once. While the claim lasts,
 the payment is in progress for every other attempt; afterwards it is `dispatched` or `dispatching` as before.
 
+If Lambda reports that process-paid failed for good, the payment is reopened, provided that the failed request is that
+of its latest dispatch. Then `failedRequestId` keeps the request, and a record that shows a dispatch proves nothing any
+more: it may show the failed one.
+
 Each transition is one conditional write. `dispatches` counts how often process-paid may have been invoked: every claim
-adds one, a release takes it back. If the payment may have been dispatched before, it stays `dispatching` after a
-release, with an expired claim. An item never expires and holds no personal data: user and amount, in which all
+adds one, a release and a reopening take it back. If the payment may have been dispatched before, it is `dispatching`
+after that, with an expired claim. An item never expires and holds no personal data: user and amount, in which all
 deliveries of a payment must agree, are digests.
 """
 
@@ -33,7 +39,7 @@ from pynamodb.expressions.update import Action as UpdateAction
 
 from callbacks import config, model, times
 from callbacks.decisions import Action
-from callbacks.errors import DispatchInProgress, DispatchUndecided, PaymentConflict
+from callbacks.errors import DispatchInProgress, DispatchUncertain, DispatchUndecided, PaymentConflict
 from callbacks.tables import Payment, bind, longest_call, try_write
 
 # A claim outlives the function that holds it, even if two functions' clocks differ by this much.
@@ -213,6 +219,40 @@ def find_other_order(attempt: Attempt) -> str | None:
     return next((key.removeprefix(prefix) for key in keys if key != order_key), None)
 
 
+def find_dispatch(attempt: Attempt, request_id: str) -> str | None:
+    """Return the delivery that was dispatched by this request to Lambda, or None if it is not the latest dispatch.
+
+    Raises DispatchInProgress while a claim exists, and DispatchUncertain if the payment is dispatched, but its request
+    is not known.
+    """
+    payment = _read(attempt)
+    if payment is None or payment.failedRequestId == request_id:
+        return None
+    if payment.claimedBy is not None:
+        raise DispatchInProgress(IN_PROGRESS)
+    if payment.dispatchedBy is not None and payment.invokeRequestId is None:
+        raise DispatchUncertain("The ledger does not know the request that dispatched the payment")
+    return payment.dispatchedBy if payment.invokeRequestId == request_id else None
+
+
+def reopen(attempt: Attempt, request_id: str) -> bool:
+    """Take back the dispatch by this request, which failed for good; return False if it is not the latest any more."""
+    item = attempt.item()
+    is_latest = (Payment.invokeRequestId == request_id) & Payment.claimedBy.does_not_exist()
+    undone: list[UpdateAction] = [
+        Payment.dispatches.add(-1),
+        Payment.failedRequestId.set(request_id),
+        Payment.dispatchedBy.remove(),
+        Payment.dispatchedAt.remove(),
+        Payment.invokeRequestId.remove(),
+    ]
+    if try_write(lambda: item.update(actions=undone, condition=is_latest & (Payment.dispatches <= 1))):
+        return True
+    # An earlier dispatch may have succeeded: the payment must not look unclaimed.
+    expired = [Payment.claimedBy.set(Payment.dispatchedBy), Payment.claimedUntil.set(times.iso(times.now()))]
+    return try_write(lambda: item.update(actions=[*undone, *expired], condition=is_latest))
+
+
 def _may_be_dispatched(payment: Payment) -> bool:
     return payment.dispatchedBy is not None or payment.claimedBy is not None
 
@@ -238,7 +278,7 @@ def _find_dispatch(attempt: Attempt, payment: Payment, is_recorded: Callable[[st
         raise _undecided(payment)
     if not attempt.agrees_with(payment):
         raise PaymentConflict("The payment was delivered before with another amount or user")
-    if payment.dispatchedBy is None and is_recorded(payment.claimedBy):
+    if payment.dispatchedBy is None and payment.failedRequestId is None and is_recorded(payment.claimedBy):
         _write_dispatch(attempt, payment.claimedBy)
         return payment.claimedBy
     return payment.dispatchedBy

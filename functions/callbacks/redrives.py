@@ -15,7 +15,7 @@ MAX_ATTEMPTS = int(config.required("REDRIVE_ATTEMPTS"))
 MAX_DELIVERY_BYTES = 112_000
 
 
-def due_after(attempts: int, moment: datetime) -> str:
+def due_after(attempts: float, moment: datetime) -> str:
     """Return when to redrive a delivery that failed at `moment` after `attempts` redrives, as ISO 8601 text."""
     return times.iso(moment + min(FIRST_DELAY * 2**attempts, LONGEST_DELAY))
 

@@ -202,6 +202,7 @@ class Payment(Model):
     and both digests are if the payment was marked as dispatched by hand.
     `claimedBy` (a delivery), `claimedUntil` and `attemptId` exist while a delivery dispatches the
     payment; then `dispatchedBy` (a delivery), `dispatchedAt` and `invokeRequestId`, which process-paid logs as its own.
+    `failedRequestId` is that of the latest dispatch for which process-paid failed for good.
     `dispatches` counts how often process-paid may have been invoked. `decisionIds` are the operators' decisions
     that were used to dispatch it.
     """
@@ -217,6 +218,7 @@ class Payment(Model):
     dispatchedBy = UnicodeAttribute(null=True)
     dispatchedAt = UnicodeAttribute(null=True)
     invokeRequestId = UnicodeAttribute(null=True)
+    failedRequestId = UnicodeAttribute(null=True)
     decisionIds = UnicodeSetAttribute(null=True)
 
     byPaymentId = ByPaymentId()

@@ -1,0 +1,67 @@
+"""What the tasks that write failures to the error log have in common."""
+
+import json
+
+from pynamodb.expressions.update import Action
+
+from callbacks import times
+from callbacks.failure import Failure
+from callbacks.tables import CallbackError, CallbackRecord, Status
+
+
+def failure_of(  # noqa: PLR0913 each names a part of the failure
+    record: CallbackRecord, *, function_name: str, step: str, error: str, cause: str, occurred_at: str
+) -> Failure:
+    """Return the failure of a recorded delivery that no execution reports."""
+    delivery = {
+        "body": record.body,
+        "requestId": record.requestId,
+        "receivedAt": times.milliseconds(record.receivedAt),
+        "sourceIp": record.sourceIp,
+        "headers": json.loads(record.signatureHeaders or "{}"),
+    }
+    return Failure(
+        channel=record.channel,
+        function_name=function_name,
+        step=step,
+        error=error,
+        message=cause,
+        cause=cause,
+        order_id=record.orderId,
+        charge_id=record.paymentId,
+        occurred_at=occurred_at,
+        received_at=record.receivedAt,
+        execution_arn=record.executionArn,
+        request_id=record.requestId,
+        event=delivery,
+    )
+
+
+def facts(failure: Failure) -> list[Action]:
+    """Return what updates the item of a failure to what failed last."""
+    known: list[Action] = [
+        CallbackError.functionName.set(failure.function_name),
+        CallbackError.occurredAt.set(CallbackError.occurredAt | failure.occurred_at),
+        CallbackError.receivedAt.set(failure.received_at),
+        CallbackError.channel.set(failure.channel),
+        CallbackError.executionArn.set(failure.execution_arn),
+        CallbackError.step.set(failure.step),
+        CallbackError.error.set(failure.error),
+        CallbackError.cause.set(failure.cause),
+        CallbackError.event.set(json.dumps(failure.event)),
+    ]
+    if failure.order_id is not None:
+        known.append(CallbackError.orderId.set(failure.order_id))
+    if failure.charge_id is not None:
+        known.append(CallbackError.chargeId.set(failure.charge_id))
+    return known
+
+
+def opening(due_at: str | None, attempts: float = 0) -> list[Action]:
+    """Return what opens a failure after so many redrives, to be redriven at `due_at`, or by an operator without it."""
+    due = CallbackError.nextAttemptAt
+    return [
+        CallbackError.status.set(Status.OPEN),
+        CallbackError.attempts.set(attempts),
+        due.remove() if due_at is None else due.set(due_at),
+    ]

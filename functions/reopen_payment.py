@@ -1,0 +1,138 @@
+"""ReopenPayment: takes back a dispatch for which process-paid failed for good, so that healing dispatches it again.
+
+Lambda accepted the dispatch, tried process-paid in vain and gave up. Its record of that, an invocation record, arrives
+through a queue, at least once. https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
+"""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from pynamodb.expressions.update import Action
+
+from callbacks import config, error_log, ledger, model, redrives, times
+from callbacks.errors import DispatchInProgress
+from callbacks.failure import Failure
+from callbacks.tables import CallbackError, CallbackRecord, Status, bind, try_write
+from callbacks.telemetry import logger
+
+CHANNEL = config.required("CHANNEL")
+FUNCTION_NAME = config.required("FUNCTION_NAME")
+REPORTS = (config.required("SENTRY_FUNCTION"), config.required("EMAIL_FUNCTION"))
+MAX_WORD_CHARACTERS = 100
+
+Records = bind(CallbackRecord, config.required("RECORD_TABLE"), retries=1)
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
+lambda_client = boto3.client(
+    "lambda", config=Config(connect_timeout=0.5, read_timeout=1, retries={"total_max_attempts": 2})
+)
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Open a failure of the dispatched delivery, report it and reopen the payment, in this order.
+
+    Takes SQS's `Records`, each with `messageId` and, as `body`, an invocation record. Every step can be repeated. A
+    record whose request is not the latest dispatch of one of our payments changes nothing.
+    Returns `batchItemFailures`: the messages that the queue delivers again, and in the end to its dead-letter queue.
+    """
+    failed = []
+    for message in event["Records"]:
+        try:
+            _read(json.loads(message["body"]))
+        except Exception as error:  # noqa: BLE001 - Lambda would log the error's text
+            logger.warning("Message not handled", messageId=message["messageId"], error=type(error).__name__)
+            failed.append({"itemIdentifier": message["messageId"]})
+    return {"batchItemFailures": failed}
+
+
+def _read(invocation: dict[str, Any]) -> None:
+    request_id = invocation["requestContext"]["requestId"]
+    order_id, payment_id = model.find_ids(invocation["requestPayload"])
+    named = {"orderId": order_id, "paymentId": payment_id, "invokeRequestId": request_id}
+    attempt = ledger.Attempt(CHANNEL, named, attempt_id="")
+    delivery_id = ledger.find_dispatch(attempt, request_id) if order_id and payment_id else None
+    if delivery_id is None:
+        logger.info("Not the latest dispatch of a payment", **named)
+        return
+    failure = error_log.failure_of(
+        Records.get(order_id, delivery_id, consistent_read=True),
+        function_name=FUNCTION_NAME,
+        step="ProcessPaid",
+        error="ProcessPaidFailed",
+        cause=_cause(invocation),
+        occurred_at=times.iso(times.now()),
+    )
+    _report(_open(failure))
+    is_reopened = ledger.reopen(attempt, request_id)
+    logger.info("Process-paid failed", **named, deliveryId=delivery_id, isReopened=is_reopened)
+
+
+def _cause(invocation: dict[str, Any]) -> str:
+    """Return why Lambda gave up. An error's message may name the customer; its type does not."""
+    context, answer = invocation["requestContext"], invocation.get("responsePayload")
+    error_type = answer.get("errorType") if isinstance(answer, dict) else None
+    condition, count, error = (
+        str(word or "unknown")[:MAX_WORD_CHARACTERS]
+        for word in (context.get("condition"), context.get("approximateInvokeCount"), error_type)
+    )
+    return f"Lambda gave up: {condition}; invocations of process-paid: {count}; error: {error}"
+
+
+def _open(failure: Failure) -> Failure:
+    """Open the failure, or give it up if all its redrives are used up; return what to report.
+
+    Raises DispatchInProgress while the delivery is being redriven: the redrive would overwrite the status.
+    """
+    item = ErrorLog(failure.request_id)
+    row = _row(failure.request_id)
+    is_unchanged = (
+        CallbackError.requestId.does_not_exist()
+        if row is None
+        else (CallbackError.status == row.status) & (CallbackError.attempts == row.attempts)
+    )
+    is_written = (row is None or row.status != Status.REDRIVEN) and try_write(
+        lambda: item.update(actions=[*error_log.facts(failure), *_changes(row, failure)], condition=is_unchanged)
+    )
+    if not is_written:
+        raise DispatchInProgress("The delivery is being redriven")
+    if item.status != Status.GIVEN_UP:
+        return failure
+    cause = f"Redriven {item.attempts:.0f} times, last result: {failure.cause}"
+    return replace(failure, error="GivenUp", message=cause, cause=cause)
+
+
+def _row(request_id: str) -> CallbackError | None:
+    try:
+        row: CallbackError = ErrorLog.get(request_id, consistent_read=True)
+    except ErrorLog.DoesNotExist:
+        return None
+    return row
+
+
+def _changes(row: CallbackError | None, failure: Failure) -> list[Action]:
+    """Return what changes on the failure beside its facts: if it is open or given up, it stays so."""
+    attempts = 0 if row is None else row.attempts
+    if row is not None and row.status != Status.RESOLVED:
+        return []
+    if redrives.is_last(attempts):
+        return [CallbackError.status.set(Status.GIVEN_UP), CallbackError.lastResult.set(failure.cause)]
+    return error_log.opening(redrives.due_after(attempts, times.now()), attempts)
+
+
+def _report(failure: Failure) -> None:
+    """Start both reports. One that fails must not keep the payment from being dispatched again."""
+    for function in REPORTS:
+        try:
+            _start(function, failure)
+        except Exception as error:  # noqa: BLE001
+            logger.warning("Report not started", function=function, error=type(error).__name__)
+
+
+def _start(function: str, failure: Failure) -> None:
+    answer = lambda_client.invoke(
+        FunctionName=function, InvocationType="Event", Payload=json.dumps(failure.as_event()).encode()
+    )
+    # Otherwise the connection stays open until the garbage collector finds it.
+    answer["Payload"].close()
