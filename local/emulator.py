@@ -11,14 +11,18 @@ import signal
 import sys
 import tempfile
 import threading
+import uuid
 import zipfile
 from contextlib import suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import partialmethod
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
+import boto3
 from ministack import app
 from ministack.core import iam_actions, lambda_runtime
 from ministack.services import lambda_svc, stepfunctions
@@ -39,6 +43,7 @@ def main() -> None:
         give_iam_the_sender_of_an_email()
         record_payloads_of_events(Path(os.environ["INVOCATIONS_FILE"]))
         unpack_each_function_once(Path(os.environ["FUNCTIONS_DIR"]))
+        send_failed_events_as_lambda_does()
         start_executions_at_once()
         answer_without_waiting_for_logs()
         threading.Thread(target=stop_with_our_parent, daemon=True).start()
@@ -175,6 +180,43 @@ def record_payloads_of_events(file: Path) -> None:
         return response
 
     lambda_svc.handle_request = handle_and_record
+
+
+def send_failed_events_as_lambda_does() -> None:
+    """On AWS the function's role sends a failed event to its destination, with the id of the request that was accepted.
+
+    ministack sends it without an id, and whatever the role allows.
+    """
+    request_id: ContextVar[str] = ContextVar("request_id")
+
+    def remembered_uuid() -> uuid.UUID:
+        new = uuid.uuid4()
+        request_id.set(str(new))
+        return new
+
+    def send(queue_arn: str, function: str, event: Any, result: dict[str, Any]) -> None:
+        config = lambda_svc._functions[function]["config"]
+        invocation = {
+            "version": "1.0",
+            "timestamp": datetime.now(UTC).isoformat(),
+            "requestContext": {
+                "requestId": request_id.get(),
+                "functionArn": f"{config['FunctionArn']}:$LATEST",
+                "condition": "RetriesExhausted",
+                "approximateInvokeCount": 3,
+            },
+            "requestPayload": event,
+            "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
+            "responsePayload": result["body"],
+        }
+        *_, region, account, queue = queue_arn.split(":")
+        endpoint = f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"
+        credentials = {name.lower(): value for name, value in lambda_runtime.execution_credentials(config).items()}
+        sqs = boto3.client("sqs", region_name=region, endpoint_url=endpoint, **credentials)
+        sqs.send_message(QueueUrl=f"{endpoint}/{account}/{queue}", MessageBody=json.dumps(invocation))
+
+    app.uuid = SimpleNamespace(uuid4=remembered_uuid)
+    lambda_svc._route_async_failure = send
 
 
 def stop_with_our_parent() -> None:

@@ -131,6 +131,7 @@ class Stack:
             "IOT_MTLS_ENABLED": "0",
             "AUTH": "true" if self.enforce_iam else "false",
             "SFN_WAIT_SCALE": str(self.wait_scale),
+            "LAMBDA_ASYNC_RETRY_BASE_SECONDS": str(self.wait_scale),
             "PERSIST_STATE": "1" if self.state_dir else "0",
             "S3_PERSIST": "1" if self.state_dir else "0",
             "STATE_DIR": str(state_dir),

@@ -25,7 +25,13 @@ from local.stack import ROOT, STACK_NAME, Stack, free_ports
 from tests.signing import signature_headers
 
 # Every failure sends an e-mail, and healing starts as early as AWS allows.
-PARAMETERS = {"AlertWindowMinutes": "0", "HealingMinutes": "1", "DispatchAgeMinutes": "1", "RedriveDelayMinutes": "0"}
+PARAMETERS = {
+    "AlertWindowMinutes": "0",
+    "HealingMinutes": "1",
+    "DispatchAgeMinutes": "1",
+    "RedriveDelayMinutes": "0",
+    "WatchProcessPaid": "true",
+}
 # Only callbacks that the bank signed and that match their order are paid; a flood of others sends few e-mails.
 GUARDED = {
     "SignatureMode": "enforce",
