@@ -96,6 +96,47 @@ def test_a_dispatch_is_recorded_even_after_its_claim_was_taken_over(ledger: Ledg
     assert (item["dispatchedBy"], item["invokeRequestId"], item["dispatches"]) == ("first", "request-1", 2)
 
 
+def test_a_reopened_payment_can_be_claimed_again_and_counts_nothing(ledger: Ledger) -> None:
+    first = ledger.attempt()
+    ledger.dispatch(first)
+    assert ledger.module.reopen(first, "request-1")
+    assert (ledger.item["dispatches"], ledger.item["failedRequestId"]) == (0, "request-1")
+    assert not {"claimedBy", "dispatchedBy", "dispatchedAt", "invokeRequestId"} & ledger.item.keys()
+    assert ledger.claim(ledger.attempt("second")) is None
+    assert (ledger.item["claimedBy"], ledger.item["dispatches"]) == ("second", 1)
+
+
+def test_only_the_request_of_the_latest_dispatch_reopens_a_payment(ledger: Ledger) -> None:
+    first = ledger.attempt()
+    ledger.dispatch(first)
+    before = ledger.item
+    assert not ledger.module.reopen(first, "request-0")
+    assert ledger.item == before
+
+
+def test_a_payment_that_an_earlier_attempt_may_have_dispatched_is_repeated(ledger: Ledger) -> None:
+    ledger.claim(ledger.attempt(), EXPIRED)
+    ledger.dispatch(ledger.attempt(number=2))
+    assert ledger.module.reopen(ledger.attempt(), "request-1")
+    assert (ledger.item["claimedBy"], ledger.item["dispatches"]) == ("first", 1)
+    with pytest.raises(PaymentConflict):
+        ledger.claim(ledger.attempt("conflict", amount="1.00"))
+    with pytest.raises(DispatchUndecided, match="1 times"):
+        ledger.claim(ledger.attempt(number=3), max_repeats=0)
+    assert ledger.claim(ledger.attempt(number=3)) is None
+    assert ledger.item["dispatches"] == 2
+
+
+def test_the_record_of_a_dispatch_that_failed_does_not_show_the_next_one(ledger: Ledger) -> None:
+    first = ledger.attempt()
+    ledger.dispatch(first)
+    ledger.recorded.add("first")
+    ledger.module.reopen(first, "request-1")
+    ledger.claim(ledger.attempt(number=2), EXPIRED)
+    assert ledger.claim(ledger.attempt(number=3)) is None
+    assert ledger.item["dispatches"] == 2
+
+
 # Another attempt finds the payment
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from callbacks.tables import CallbackError, Payment, bind
-from tests.sources import TEMPLATE, table
-from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, TableOf, Task, items, only
+from callbacks.failure import Failure
+from tests.sources import FUNCTIONS, RESOURCES, table
+from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, TableOf, Task, from_now, items, only
 
 DELIVERY_ID = "2026-11-22T10:00:00.000Z#8f7e6d5c"
 KEY = {"orderKey": "BankApp#482500007436", "paymentId": "pay_bankapp_123"}
@@ -129,3 +129,260 @@ def test_a_failed_dispatch_is_taken_back_in_the_ledger(
         "dispatches": 0,
         "failedRequestId": "request-1",
     }
+
+
+def test_a_failed_dispatch_is_reported_as_a_failed_execution_is(
+    task: Task, callback: Json, dispatched: Put, error_log: Table, service: Service
+) -> None:
+    dispatched()
+    deliver(task, invocation(callback))
+    assert [request.headers["X-Amz-Invocation-Type"] for request in service.requests] == ["Event", "Event"]
+    (sentry, event), (email, same) = reports(service)
+    assert (sentry, email) == (ENVIRONMENT["SENTRY_FUNCTION"], ENVIRONMENT["EMAIL_FUNCTION"])
+    assert event == same
+    failure, item = Failure.from_event(event), only(error_log)
+    assert failure.kind == ("bankappcallback", "ProcessPaid", "ProcessPaidFailed")
+    assert (failure.message, failure.execution_arn) == (CAUSE, "arn")
+    assert (failure.request_id, failure.order_id, failure.charge_id) == ("8f7e6d5c", item["orderId"], item["chargeId"])
+    assert (failure.received_at, failure.occurred_at) == (item["receivedAt"], item["occurredAt"])
+    assert failure.event == json.loads(item["event"])
+
+
+@pytest.mark.parametrize("report", ["SENTRY_FUNCTION", "EMAIL_FUNCTION"])
+def test_a_report_that_cannot_be_started_costs_only_itself(
+    task: Task, callback: Json, dispatched: Put, ledger: Table, service: Service, report: str
+) -> None:
+    dispatched()
+    answer = json.dumps({"Type": "User", "Message": "no"}).encode()
+    service.answers_at(f"/2015-03-31/functions/{ENVIRONMENT[report]}/invocations", answer, 403)
+    assert deliver(task, invocation(callback)) == []
+    assert {function for function, _ in reports(service)} == {
+        ENVIRONMENT["SENTRY_FUNCTION"],
+        ENVIRONMENT["EMAIL_FUNCTION"],
+    }
+    assert only(ledger)["failedRequestId"] == "request-1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {
+                "requestContext": {
+                    "requestId": "request-1",
+                    "condition": "EventAgeExceeded",
+                    "approximateInvokeCount": 1,
+                }
+            },
+            "Lambda gave up: EventAgeExceeded; invocations of process-paid: 1; error: KeyError",
+        ),
+        (
+            {"requestContext": {"requestId": "request-1"}, "responsePayload": None},
+            "Lambda gave up: unknown; invocations of process-paid: unknown; error: unknown",
+        ),
+        (
+            {"responsePayload": {"errorMessage": "No user b5f392f7"}},
+            "Lambda gave up: RetriesExhausted; invocations of process-paid: 3; error: unknown",
+        ),
+        (
+            {"responsePayload": {"errorType": "E" * 101}},
+            f"Lambda gave up: RetriesExhausted; invocations of process-paid: 3; error: {'E' * 100}",
+        ),
+    ],
+    ids=["too old", "no details", "no type", "long type"],
+)
+def test_the_cause_says_why_lambda_gave_up_but_not_the_errors_message(
+    task: Task, callback: Json, dispatched: Put, error_log: Table, changes: Json, cause: str
+) -> None:
+    dispatched()
+    assert deliver(task, invocation(callback, **changes)) == []
+    assert only(error_log)["cause"] == cause
+
+
+# Messages that change nothing
+
+
+@pytest.mark.parametrize(
+    "payment",
+    [
+        None,
+        {"invokeRequestId": "request-2", "dispatches": 2},
+        {"failedRequestId": "request-1", "invokeRequestId": None, "dispatchedBy": None},
+        {"failedRequestId": "request-1", "claimedBy": "another", "invokeRequestId": None, "dispatchedBy": None},
+        {"invokeRequestId": None, "dispatchedBy": None, "dispatches": 0},
+    ],
+    ids=["unknown", "dispatched again", "reopened", "reopened and claimed", "released"],
+)
+def test_a_request_that_is_not_the_latest_dispatch_changes_nothing(
+    task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, service: Service, payment: Json | None
+) -> None:
+    if payment is not None:
+        dispatched(**payment)
+    before = items(ledger)
+    assert deliver(task, invocation(callback)) == []
+    assert (items(ledger), items(error_log), service.requests) == (before, [], [])
+
+
+@pytest.mark.parametrize("payload", [None, "text", [], {"orderId": "482500007436"}, {"order": {"id": 1}}], ids=str)
+def test_an_event_of_another_caller_changes_nothing(
+    task: Task, callback: Json, dispatched: Put, ledger: Table, log: Log, payload: object
+) -> None:
+    before = dispatched()
+    assert deliver(task, invocation(callback, requestPayload=payload)) == []
+    assert items(ledger) == [before]
+    (line,) = log()
+    assert line["message"] == "Not the latest dispatch of a payment"
+
+
+def test_a_message_that_is_delivered_twice_is_handled_once(
+    task: Task, callback: Json, dispatched: Put, error_log: Table, ledger: Table, service: Service
+) -> None:
+    dispatched()
+    deliver(task, invocation(callback))
+    after = items(error_log), items(ledger), len(service.requests)
+    assert deliver(task, invocation(callback)) == []
+    assert (items(error_log), items(ledger), len(service.requests)) == after
+
+
+# Messages that fail, and are delivered again
+
+
+@pytest.mark.parametrize(
+    "payment",
+    [
+        {"claimedBy": DELIVERY_ID, "invokeRequestId": None, "dispatchedBy": None},
+        {"claimedBy": "another", "claimedUntil": "2020-01-01T00:00:00.000Z", "dispatches": 2},
+        {"invokeRequestId": None},
+    ],
+    ids=["being dispatched", "decided", "dispatched by an unknown request"],
+)
+def test_a_payment_whose_latest_dispatch_is_uncertain_waits(
+    task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, service: Service, payment: Json
+) -> None:
+    before = dispatched(**payment)
+    assert deliver(task, invocation(callback)) == ["1"]
+    assert (items(ledger), items(error_log), service.requests) == ([before], [], [])
+
+
+@pytest.mark.parametrize("body", ["", "null", "[]", "{}", '{"requestContext": {}}', '{"requestContext": null}'])
+def test_a_message_that_cannot_be_understood_fails_alone(
+    task: Task, callback: Json, dispatched: Put, error_log: Table, log: Log, body: str
+) -> None:
+    dispatched()
+    assert deliver(task, body, invocation(callback), body) == ["1", "3"]
+    assert only(error_log)["status"] == "open"
+    assert [line["messageId"] for line in log() if line["level"] == "WARNING"] == ["1", "3"]
+
+
+def test_a_payment_is_not_reopened_while_its_delivery_is_being_redriven(
+    task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, failed: Put, service: Service
+) -> None:
+    payment, row = dispatched(), failed(status="redriven", attempts=1)
+    assert deliver(task, invocation(callback)) == ["1"]
+    assert (items(ledger), items(error_log), service.requests) == ([payment], [row], [])
+
+
+@pytest.mark.parametrize("status", [None, "resolved", "open"], ids=str)
+def test_a_payment_is_not_reopened_if_a_redrive_starts_meanwhile(
+    task: Task,
+    callback: Json,
+    dispatched: Put,
+    ledger: Table,
+    error_log: Table,
+    failed: Put,
+    before_call: BeforeCall,
+    status: str | None,
+) -> None:
+    payment = dispatched()
+    if status is not None:
+        failed(status=status)
+    before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="redriven", attempts=1))
+    assert deliver(task, invocation(callback)) == ["1"]
+    assert items(ledger) == [payment]
+    assert only(error_log)["status"] == "redriven"
+
+
+def test_a_payment_that_is_claimed_meanwhile_is_not_reopened(
+    task: Task, callback: Json, dispatched: Put, ledger: Table, before_call: BeforeCall, log: Log
+) -> None:
+    dispatched()
+    before_call(
+        task.ledger.Payments, "UpdateItem", lambda: dispatched(claimedBy="another", claimedUntil="2999", dispatches=2)
+    )
+    assert deliver(task, invocation(callback)) == []
+    assert only(ledger)["claimedBy"] == "another"
+    assert log()[-1]["isReopened"] is False
+
+
+# The end
+
+
+@pytest.mark.parametrize(("attempts", "minutes"), [(1, 10), (7, 640)])
+def test_a_resolved_failure_is_opened_again_and_waits_longer(
+    task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, attempts: int, minutes: int
+) -> None:
+    dispatched()
+    failed(status="resolved", attempts=attempts, nextAttemptAt=None, lastResult="200 BankApp callback recorded")
+    deliver(task, invocation(callback))
+    item = only(error_log)
+    assert (item["status"], item["attempts"], item["error"]) == ("open", attempts, "ProcessPaidFailed")
+    assert from_now(minutes=minutes - 1) < item["nextAttemptAt"] <= from_now(minutes=minutes)
+
+
+def test_a_failure_without_redrives_left_is_given_up_and_reported(
+    task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, failed: Put, service: Service
+) -> None:
+    dispatched()
+    failed(status="resolved", attempts=8, nextAttemptAt=None, lastResult="200 BankApp callback recorded")
+    deliver(task, invocation(callback))
+    item = only(error_log)
+    assert (item["status"], item["attempts"], item["lastResult"]) == ("given up", 8, CAUSE)
+    assert "nextAttemptAt" not in item
+    for _, event in reports(service):
+        failure = Failure.from_event(event)
+        assert (failure.error, failure.message) == ("GivenUp", f"Redriven 8 times, last result: {CAUSE}")
+    # An operator can still redrive it.
+    assert only(ledger)["failedRequestId"] == "request-1"
+
+
+@pytest.mark.parametrize(("status", "due"), [("open", "2020-01-01T10:05:01.000Z"), ("open", None), ("given up", None)])
+def test_a_failure_that_is_not_resolved_keeps_its_status(
+    task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, status: str, due: str | None
+) -> None:
+    dispatched()
+    failed(status=status, attempts=3, nextAttemptAt=due)
+    assert deliver(task, invocation(callback)) == []
+    item = only(error_log)
+    assert (item["status"], item["attempts"], item.get("nextAttemptAt")) == (status, 3, due)
+    assert item["error"] == "ProcessPaidFailed"
+
+
+# Time and log
+
+
+def test_all_calls_for_one_message_fit_into_the_functions_time(task: Task) -> None:
+    """If each is as slow as it may be, and is made twice."""
+    tables = (task.ledger.Payments, task.Records, task.ErrorLog)
+    read, record, error = (
+        1 + 2 * (each.Meta.connect_timeout_seconds + each.Meta.read_timeout_seconds) for each in tables
+    )
+    config = task.lambda_client.meta.config
+    report = 1 + config.retries["total_max_attempts"] * (config.connect_timeout + config.read_timeout)
+    seconds = 3 * read + record + 2 * error + 2 * report
+    timeout = FUNCTIONS["ReopenPayment"]["Timeout"]
+    assert seconds < timeout
+    assert FUNCTIONS["ReopenPayment"]["Events"]["Failure"]["Properties"]["BatchSize"] == 1
+    assert RESOURCES["ProcessPaidFailedQueue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout
+
+
+def test_the_log_names_the_payment_but_nothing_private(task: Task, callback: Json, dispatched: Put, log: Log) -> None:
+    dispatched()
+    deliver(task, invocation(callback))
+    (line,) = log()
+    assert (line["orderId"], line["paymentId"], line["invokeRequestId"]) == (
+        "482500007436",
+        "pay_bankapp_123",
+        "request-1",
+    )
+    assert (line["deliveryId"], line["isReopened"]) == (DELIVERY_ID, True)
+    assert "b5f392f7" not in json.dumps(line)
