@@ -60,8 +60,8 @@ def _claim(alert: Alert, opener: str) -> int | None:
 
 
 def _opener(failure: Failure) -> str:
-    """Return what identifies one failure: a healing execution may report many."""
-    return f"{failure.execution_arn}#{failure.request_id}"
+    """Return what identifies one failure: a healing execution may report many, and a delivery may fail many times."""
+    return f"{failure.execution_arn}#{failure.request_id}#{failure.occurred_at}"
 
 
 def _alert_of(failure: Failure) -> Alert:

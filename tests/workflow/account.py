@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Lock, Thread
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import boto3
@@ -45,6 +46,7 @@ FINISH_CLAIM: Call = ("in InvokeProcessPaid:", "UpdateItem", '"invokeRequestId"'
 CONFIRM_DISPATCH: Call = ("in :", "UpdateItem", f'"TableName": "{RECORD_TABLE}"')
 # How often a payment is dispatched automatically at most, if nobody knows how an attempt ended.
 PROMISED = 1 + TEMPLATE["Parameters"]["MaxDispatchRepeats"]["Default"]
+REOPEN_PAYMENT: str = resolved({"Fn::GetAtt": ["ReopenPayment", "Arn"]})
 
 Handler = Callable[[Any, object], Any]
 # What Step Functions sees of a function that fails: Lambda's refusal of the invocation, or a FunctionError payload.
@@ -270,8 +272,8 @@ class AwsCalls:
         function = request.url.split("/")[-2]
         # Headers are bytes once a request is signed.
         kind = request.headers["X-Amz-Invocation-Type"]
-        self.invoked.append((function, kind.decode() if isinstance(kind, bytes) else kind, request.body))
-        return 202, {}, ""
+        self.invoked.append((unquote(function), kind.decode() if isinstance(kind, bytes) else kind, request.body))
+        return 202, {"x-amzn-requestid": f"invoke-{len(self.invoked)}"}, ""
 
     @staticmethod
     def _start_callback(parameters: dict[str, Any]) -> HttpAnswer:
@@ -356,6 +358,29 @@ class Workflow:
     def heal(self, **selection: Any) -> engine.Execution:
         """Run the healing workflow: as the schedule does, or as an operator does with a selection."""
         return engine.run_in_moto(self.healing_arn, selection)
+
+    def fail_process_paid(self, dispatch: int = 0, error: str = "RuntimeError") -> bool:
+        """Let process-paid fail for good for a dispatch, by default the latest.
+
+        Runs ReopenPayment and the reports that it starts. Returns whether it handled Lambda's message.
+        """
+        number = dispatch or len(self.dispatched)
+        invocation = {
+            "requestContext": {
+                "requestId": f"invoke-{number}",
+                "condition": "RetriesExhausted",
+                "approximateInvokeCount": 3,
+            },
+            "requestPayload": json.loads(self.dispatched[number - 1][2]),
+            "responsePayload": {"errorType": "RuntimeError", "errorMessage": error},
+        }
+        message = {"messageId": "message-1", "body": json.dumps(invocation)}
+        dispatches = len(self.dispatched)
+        answer = self.functions.invoke({"FunctionName": REOPEN_PAYMENT, "Payload": json.dumps({"Records": [message]})})
+        for report, _, payload in self.dispatched[dispatches:]:
+            self.functions.invoke({"FunctionName": report, "Payload": payload})
+        del self.dispatched[dispatches:]
+        return bool(answer["Payload"] == {"batchItemFailures": []})
 
     def pass_time(self, minutes: int = 60) -> None:
         """Move the deadlines in the tables closer by that many minutes."""

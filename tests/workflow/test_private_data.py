@@ -67,6 +67,11 @@ def give_up(workflow: Workflow) -> None:
         workflow.heal()
 
 
+def fail_process_paid(workflow: Workflow) -> None:
+    workflow.run(delivery())
+    assert workflow.fail_process_paid(error=f"No user {USER}")
+
+
 def misread_the_secret(workflow: Workflow) -> None:
     client("secretsmanager").put_secret_value(SecretId="kbank-test", SecretString=f"{{'{KEY}'")
     workflow.run(delivery())
@@ -84,6 +89,7 @@ PATHS: dict[str, Play] = {
     "not in the error log": fail(SAVE_ERROR),
     "not mailed": fail(SEND_MAIL),
     "given up": give_up,
+    "not processed": fail_process_paid,
 }
 CHECKED_PATHS: dict[str, Play] = {
     "without an order": lambda workflow: workflow.run(delivery()),
