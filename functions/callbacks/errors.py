@@ -15,12 +15,17 @@ Unconfirmed                                     not confirmed yet: redriven by h
 + OrderNotFound          CrossCheckPayment      retried once first
 + PaymentNotConfirmed    InquirePayment
 DispatchInProgress       InvokeProcessPaid      retried once, then redriven by healing
+                         ReopenPayment          the queue delivers the message again
 DispatchUncertain        InvokeProcessPaid      redriven by healing, which repeats the dispatch at most
                                                 MAX_DISPATCH_REPEATS times in the payment's life
+                         ReopenPayment          the message ends in the dead-letter queue
 ServiceUnavailable       any task that calls    retried where time allows, then redriven by healing
 ConfigurationError       any task               redriven by healing; every callback fails until it is fixed
 InvalidSelection         CollectUndispatched,   the healing execution fails with the message
                          FindFailures
+
+No task raises DispatchUnconfirmed, ProcessPaidFailed and GivenUp: CollectUndispatched, ReopenPayment and the healing
+workflow report them.
 """
 
 

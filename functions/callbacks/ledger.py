@@ -254,7 +254,8 @@ def reopen(attempt: Attempt, request_id: str) -> bool:
 
 
 def _may_be_dispatched(payment: Payment) -> bool:
-    return payment.dispatchedBy is not None or payment.claimedBy is not None
+    """Return whether process-paid has or may have the payment; a reopened one it will have again."""
+    return any((payment.dispatchedBy, payment.claimedBy, payment.failedRequestId))
 
 
 def _is_in_progress(payment: Payment) -> bool:

@@ -1,5 +1,6 @@
 """Each permission of a task's role is needed: without it, IAM refuses a call of the task."""
 
+import base64
 import json
 import uuid
 from collections.abc import Callable
@@ -30,11 +31,14 @@ class Task:
 
     def run(self, **event: Any) -> str:
         """Invoke the function as its state does; return its answer as text."""
+        return self.run_logged(**event)[0]
+
+    def run_logged(self, **event: Any) -> tuple[str, str]:
+        """Invoke the function; return its answer and the end of its log, as text."""
         answer = self._local.stack.client("lambda").invoke(
-            FunctionName=f"payment3-{self._name}-local", Payload=json.dumps(event)
+            FunctionName=f"payment3-{self._name}-local", Payload=json.dumps(event), LogType="Tail"
         )
-        text: str = answer["Payload"].read().decode()
-        return text
+        return answer["Payload"].read().decode(), base64.b64decode(answer.get("LogResult", "")).decode()
 
     def items(self, table: str) -> str:
         """Return all items of a table as text."""
@@ -187,6 +191,29 @@ def inquire(task: Task) -> str:
     return task.run(callback=task.callback, mode="enforce", secret="kbank-local")
 
 
+def reopen(task: Task) -> str:
+    """A message that fails is named in the answer, and why is not."""
+    failed = reopen_logged(task)[0]
+    return "GetItem operation, UpdateItem operation" if failed else ""
+
+
+def reopen_reporting(task: Task) -> str:
+    """A report that is refused fails nothing, but is logged."""
+    return "Invoke operation" if "Report not started" in reopen_logged(task)[1] else ""
+
+
+def reopen_logged(task: Task) -> tuple[bool, str]:
+    """Return whether the message failed, and the function's log."""
+    record = {**task.callback, "amount": None, "channel": "BankApp", "executionArn": "a", "signature": "skipped"}
+    task.put(RECORDS, **record)
+    payment = {"orderKey": f"BankApp#{task.id}", "paymentId": task.callback["paymentId"], "dispatches": 1}
+    task.put(LEDGER, **payment, dispatchedBy=record["deliveryId"], invokeRequestId=task.id)
+    payload = {name: task.callback[name] for name in ("orderId", "paymentId")}
+    body = json.dumps({"requestContext": {"requestId": task.id}, "requestPayload": payload})
+    answer, log = task.run_logged(Records=[{"messageId": task.id, "body": body}])
+    return task.id in answer, log
+
+
 def deploy(task: Task, check: str) -> str:
     properties = {
         **dict.fromkeys(CHECKS.values(), "off"),
@@ -229,14 +256,21 @@ PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("CollectUndispatched", "dynamodb:Query", RECORDS, collect_order),
     ("CollectUndispatched", "dynamodb:Query", ERRORS, dry_collect),
     ("CollectUndispatched", "dynamodb:GetItem", "", collect),
-    ("CollectUndispatched", "dynamodb:PutItem", "", collect),
-    ("CollectUndispatched", "dynamodb:UpdateItem", "", collect),
+    ("CollectUndispatched", "dynamodb:UpdateItem", ERRORS, collect),
+    ("CollectUndispatched", "dynamodb:UpdateItem", RECORDS, collect),
     ("FindFailures", "dynamodb:GetItem", "", find_one),
     ("FindFailures", "dynamodb:Query", "", find),
     ("ClaimFailure", "dynamodb:GetItem", "", claim),
     ("ClaimFailure", "dynamodb:UpdateItem", "", claim),
     ("SettleFailure", "dynamodb:GetItem", "", settle),
     ("SettleFailure", "dynamodb:UpdateItem", "", settle),
+    ("ReopenPayment", "dynamodb:GetItem", LEDGER, reopen),
+    ("ReopenPayment", "dynamodb:GetItem", RECORDS, reopen),
+    ("ReopenPayment", "dynamodb:GetItem", ERRORS, reopen),
+    ("ReopenPayment", "dynamodb:UpdateItem", LEDGER, reopen),
+    ("ReopenPayment", "dynamodb:UpdateItem", ERRORS, reopen),
+    ("ReopenPayment", "lambda:InvokeFunction", "ReportToSentry-local", reopen_reporting),
+    ("ReopenPayment", "lambda:InvokeFunction", "SendErrorEmail-local", reopen_reporting),
     ("CheckReadiness", "secretsmanager:GetSecretValue", "", deploy_signature),
     ("CheckReadiness", "dynamodb:GetItem", "order-table-dev", deploy_cross_check),
     ("CheckReadiness", "dynamodb:GetItem", "payment3-card-payment-record-master", deploy_cross_check),
@@ -286,8 +320,8 @@ def test_the_list_covers_every_permission_of_every_task() -> None:
         for function in FUNCTIONS
         for statement in statements_of(f"{function}Role")
         for action in statement["Action"]
-        # The emulator lets every function write logs and traces.
-        if not action.startswith(("logs:", "xray:"))
+        # The emulator lets every function write logs and traces, and read the queue of its event source mapping.
+        if not action.startswith(("logs:", "xray:", "sqs:"))
     }
     assert given == {(function, action) for function, action, _, _ in PERMISSIONS}
 

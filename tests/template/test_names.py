@@ -29,9 +29,9 @@ TASKS = {
     "ClaimFailure": "claim_failure",
     "SettleFailure": "settle_failure",
 }
-# Not a state: CloudFormation calls it during a deployment.
-DEPLOYMENT = {"CheckReadiness": "check_readiness"}
-FILES = TASKS | DEPLOYMENT
+# Not states: CloudFormation calls one during a deployment, and a queue the other.
+OTHERS = {"CheckReadiness": "check_readiness", "ReopenPayment": "reopen_payment"}
+FILES = TASKS | OTHERS
 # Tasks without a function: one decides nothing, the other would keep a function waiting.
 INTEGRATIONS = {
     "ConfirmDispatch": "arn:aws:states:::dynamodb:updateItem",
@@ -69,6 +69,7 @@ NEEDED_MODULES: dict[str, set[str]] = {
     "find_failures": {"pynamodb"},
     "claim_failure": {"pynamodb"},
     "settle_failure": {"pynamodb"},
+    "reopen_payment": {"boto3", "pynamodb"},
     "check_readiness": {"boto3"},
 }
 

@@ -163,11 +163,60 @@ def test_a_dispatched_payment_that_is_not_processed_sets_off_an_alarm() -> None:
         ("Errors", "Sum", 0),
         ("Throttles", "Sum", 0),
         ("AsyncEventAge", "Maximum", 300_000),
+        ("DestinationDeliveryFailures", "Sum", 0),
     }
     function = deployed(RESOURCES["BankAppCallback"]["Properties"]["DefinitionSubstitutions"])["ProcessPaidFunction"]
     for alarm in alarms:
         assert deployed(alarm)["Dimensions"] == [{"Name": "FunctionName", "Value": function}]
         assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_process_paid_belongs_to_others_and_is_not_watched_by_default() -> None:
+    watch = {name for name, resource in RESOURCES.items() if resource.get("Condition") == "WatchesProcessPaid"}
+    assert watch == {
+        "ProcessPaidWatch",
+        "ProcessPaidFailedQueue",
+        "ProcessPaidFailedDeadLetters",
+        "ProcessPaidNotReopened",
+        "ProcessPaidUnwatched",
+        "ReopenPayment",
+        "ReopenPaymentRole",
+    }
+    others = {name: resource for name, resource in RESOURCES.items() if name not in watch}
+    assert not any(f"'{name}'" in str(others) or f"{{{name}." in str(others) for name in watch)
+    assert TEMPLATE["Parameters"]["WatchProcessPaid"]["Default"] == "false"
+
+
+def test_an_event_that_lambda_gives_up_is_sent_to_the_queue_that_reopens_payments() -> None:
+    watch = RESOURCES["ProcessPaidWatch"]["Properties"]
+    queue = {"Fn::GetAtt": ["ProcessPaidFailedQueue", "Arn"]}
+    assert watch["DestinationConfig"] == {"OnFailure": {"Destination": queue}}
+    assert deployed(watch["FunctionName"]) == deployed(ALARMS["ProcessPaidDropped"])["Dimensions"][0]["Value"]
+    assert watch["Qualifier"] == "$LATEST"
+    source = FUNCTIONS["ReopenPayment"]["Events"]["Failure"]
+    assert (source["Type"], source["Properties"]["Queue"]) == ("SQS", queue)
+    # Without it a message that fails would not be delivered again: the function reports it, and does not fail.
+    assert source["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    (read,) = [statement for statement in statements_of("ReopenPaymentRole") if statement["Resource"] == queue]
+    assert set(read["Action"]) == {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
+
+
+def test_a_message_that_cannot_be_handled_is_kept_and_sets_off_an_alarm() -> None:
+    queues = [RESOURCES[name]["Properties"] for name in ("ProcessPaidFailedQueue", "ProcessPaidFailedDeadLetters")]
+    dead_letters = {"Fn::GetAtt": ["ProcessPaidFailedDeadLetters", "Arn"]}
+    redrive_policy = queues[0]["RedrivePolicy"]
+    assert redrive_policy["deadLetterTargetArn"] == dead_letters
+    # A redrive that died keeps its delivery for five minutes; then another one settles it.
+    assert redrive_policy["maxReceiveCount"] * queues[0]["VisibilityTimeout"] >= 3 * 5 * 60
+    for queue in queues:
+        assert (queue["SqsManagedSseEnabled"], queue["MessageRetentionPeriod"]) == (True, 14 * 24 * 60 * 60)
+    alarm = deployed(ALARMS["ProcessPaidNotReopened"])
+    assert alarm["Dimensions"] == [{"Name": "QueueName", "Value": deployed(queues[1]["QueueName"])}]
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Threshold"]) == (
+        "AWS/SQS",
+        "ApproximateNumberOfMessagesVisible",
+        0,
+    )
 
 
 def test_healing_that_never_starts_sets_off_an_alarm() -> None:

@@ -1,6 +1,8 @@
 """A payment for which process-paid fails for good is dispatched again, once for each failure, and not for ever."""
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,12 @@ from tests.outcomes import body_of
 from tests.sources import TEMPLATE
 from tests.workflow.account import INVOKE, Call, Workflow, kill_process
 
-DELIVERY = {"body": body_of("paid"), "requestId": "8f7e6d5c", "receivedAt": 1795341600000, "sourceIp": "203.0.113.7"}
+DELIVERY: dict[str, Any] = {
+    "body": body_of("paid"),
+    "requestId": "8f7e6d5c",
+    "receivedAt": 1795341600000,
+    "sourceIp": "203.0.113.7",
+}
 ATTEMPTS: int = TEMPLATE["Parameters"]["RedriveAttempts"]["Default"]
 # Each write and each report of ReopenPayment, in its order.
 CALLS: list[Call] = [
@@ -82,6 +89,14 @@ def test_another_delivery_may_dispatch_a_reopened_payment_first(workflow: Workfl
     workflow.heal()
     assert len(workflow.dispatched) == 2
     assert status(workflow) == ("resolved", 1)
+
+
+def test_a_reopened_payment_that_is_declined_is_told(workflow: Workflow) -> None:
+    workflow.run(DELIVERY)
+    workflow.fail_process_paid()
+    declined = json.dumps(json.loads(DELIVERY["body"]) | {"success": False})
+    workflow.run(DELIVERY | {"requestId": "declined", "body": declined})
+    assert kinds(workflow) == ["ProcessPaidFailed", "PaidThenDeclined"]
 
 
 def test_a_failure_that_arrives_during_the_redrive_waits_for_its_end(workflow: Workflow) -> None:
