@@ -1,4 +1,4 @@
-"""ReopenPayment: takes back a dispatch for which process-paid failed for good, so that healing dispatches it again.
+"""ReopenPayment: reopens a payment for which process-paid failed for good, so that healing dispatches it again.
 
 Lambda accepted the dispatch, tried process-paid in vain and gave up. Its record of that, an invocation record, arrives
 through a queue, at least once. https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
@@ -64,8 +64,11 @@ def _read(invocation: dict[str, Any]) -> None:
         cause=_cause(invocation),
         occurred_at=times.iso(times.now()),
     )
-    _report(_open(failure))
+    row = _open(failure)
+    _report(_given_up(failure, row) if row.status == Status.GIVEN_UP else failure)
     is_reopened = ledger.reopen(attempt, request_id)
+    if is_reopened:
+        _open_after_redrive(failure, row.attempts)
     logger.info("Process-paid failed", **named, deliveryId=delivery_id, isReopened=is_reopened)
 
 
@@ -80,12 +83,12 @@ def _cause(invocation: dict[str, Any]) -> str:
     return f"Lambda gave up: {condition}; invocations of process-paid: {count}; error: {error}"
 
 
-def _open(failure: Failure) -> Failure:
-    """Open the failure, or give it up if all its redrives are used up; return what to report.
+def _open(failure: Failure) -> CallbackError:
+    """Open the failure, or give it up if all its redrives are used up; return its item.
 
     Raises DispatchInProgress while the delivery is being redriven: the redrive would overwrite the status.
     """
-    item = ErrorLog(failure.request_id)
+    item: CallbackError = ErrorLog(failure.request_id)
     row = _row(failure.request_id)
     is_unchanged = (
         CallbackError.requestId.does_not_exist()
@@ -97,10 +100,20 @@ def _open(failure: Failure) -> Failure:
     )
     if not is_written:
         raise DispatchInProgress("The delivery is being redriven")
-    if item.status != Status.GIVEN_UP:
-        return failure
-    cause = f"Redriven {item.attempts:.0f} times, last result: {failure.cause}"
-    return replace(failure, error="GivenUp", message=cause, cause=cause)
+    return item
+
+
+def _open_after_redrive(failure: Failure, attempts: float) -> None:
+    """Open the failure again if it was redriven meanwhile: the redrive may have found the payment dispatched.
+
+    The higher number of attempts keeps that redrive from settling the failure.
+    """
+    row = _row(failure.request_id)
+    if row is not None and row.attempts != attempts:
+        next_attempts = row.attempts + 1
+        opening = error_log.opening(redrives.due_after(next_attempts, times.now()), next_attempts)
+        # A later redrive finds the payment reopened.
+        try_write(lambda: row.update(actions=opening, condition=CallbackError.attempts == row.attempts))
 
 
 def _row(request_id: str) -> CallbackError | None:
@@ -119,6 +132,11 @@ def _changes(row: CallbackError | None, failure: Failure) -> list[Action]:
     if redrives.is_last(attempts):
         return [CallbackError.status.set(Status.GIVEN_UP), CallbackError.lastResult.set(failure.cause)]
     return error_log.opening(redrives.due_after(attempts, times.now()), attempts)
+
+
+def _given_up(failure: Failure, row: CallbackError) -> Failure:
+    cause = f"Redriven {row.attempts:.0f} times, last result: {failure.cause}"
+    return replace(failure, error="GivenUp", message=cause, cause=cause)
 
 
 def _report(failure: Failure) -> None:

@@ -236,7 +236,7 @@ def find_dispatch(attempt: Attempt, request_id: str) -> str | None:
 
 
 def reopen(attempt: Attempt, request_id: str) -> bool:
-    """Take back the dispatch by this request, which failed for good; return False if it is not the latest any more."""
+    """Undo the dispatch by this request, which failed for good; return False if it is not the latest any more."""
     item = attempt.item()
     is_latest = (Payment.invokeRequestId == request_id) & Payment.claimedBy.does_not_exist()
     undone: list[UpdateAction] = [

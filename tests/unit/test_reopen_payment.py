@@ -314,6 +314,41 @@ def test_a_payment_that_is_claimed_meanwhile_is_not_reopened(
     assert log()[-1]["isReopened"] is False
 
 
+@pytest.mark.parametrize("status", ["redriven", "resolved", "open"])
+def test_a_failure_that_is_redriven_before_the_payment_is_reopened_is_open(
+    task: Task,
+    callback: Json,
+    dispatched: Put,
+    ledger: Table,
+    error_log: Table,
+    failed: Put,
+    before_call: BeforeCall,
+    status: str,
+) -> None:
+    """The redrive may have found the payment dispatched, and must not resolve the failure."""
+    dispatched()
+    before_call(task.ledger.Payments, "UpdateItem", lambda: failed(status=status, attempts=1))
+    assert deliver(task, invocation(callback)) == []
+    assert only(ledger)["failedRequestId"] == "request-1"
+    item = only(error_log)
+    assert (item["status"], item["attempts"]) == ("open", 2)
+    assert from_now(minutes=19) < item["nextAttemptAt"] <= from_now(minutes=20)
+
+
+def test_a_redrive_that_starts_after_the_reopening_keeps_its_failure(
+    task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, before_call: BeforeCall
+) -> None:
+    dispatched()
+
+    def redrive() -> None:
+        failed(status="open", attempts=1)
+        before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="redriven", attempts=2))
+
+    before_call(task.ledger.Payments, "UpdateItem", redrive)
+    assert deliver(task, invocation(callback)) == []
+    assert (only(error_log)["status"], only(error_log)["attempts"]) == ("redriven", 2)
+
+
 # The end
 
 
@@ -368,7 +403,7 @@ def test_all_calls_for_one_message_fit_into_the_functions_time(task: Task) -> No
     )
     config = task.lambda_client.meta.config
     report = 1 + config.retries["total_max_attempts"] * (config.connect_timeout + config.read_timeout)
-    seconds = 3 * read + record + 2 * error + 2 * report
+    seconds = 3 * read + record + 4 * error + 2 * report
     timeout = FUNCTIONS["ReopenPayment"]["Timeout"]
     assert seconds < timeout
     assert FUNCTIONS["ReopenPayment"]["Events"]["Failure"]["Properties"]["BatchSize"] == 1

@@ -123,6 +123,16 @@ def test_a_failure_that_arrives_before_the_dispatch_is_stored_waits_for_it(workf
     assert workflow.fail_process_paid()
 
 
+def test_a_redrive_between_the_report_and_the_reopening_loses_nothing(workflow: Workflow) -> None:
+    workflow.run(DELIVERY)
+    workflow.aws.run_after(CALLS[2], workflow.heal)
+    assert workflow.fail_process_paid()
+    assert len(workflow.dispatched) == 1
+    workflow.heal()
+    assert len(workflow.dispatched) == 2
+    assert status(workflow)[0] == "resolved"
+
+
 def heal_meanwhile(workflow: Workflow) -> None:
     workflow.heal()
 
