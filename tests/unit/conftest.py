@@ -88,6 +88,11 @@ def isolate(patch: pytest.MonkeyPatch) -> None:
         "ALERT_WINDOW_MINUTES": "15",
         "EMAIL_FROM": "alerts@example.com",
         "EMAIL_TO": "oncall@example.com",
+        "CHANNEL": "BankApp",
+        "FUNCTION_NAME": "bankappcallback",
+        "RECORD_TABLE": "records",
+        "SENTRY_FUNCTION": "payment3-ReportToSentry-test",
+        "EMAIL_FUNCTION": "payment3-SendErrorEmail-test",
     }.items():
         patch.setenv(name, value)
 

@@ -238,6 +238,11 @@ def find(**selection: str) -> Callable[[Json, Json], Json]:
     return lambda *_: {**CHANNEL, "selection": selection, "collected": [], "page": 0, "next": None}
 
 
+def reopen(callback: Json, _: Json) -> Json:
+    body = {"requestContext": {"requestId": "r"}, "requestPayload": json.loads(callback["body"])}
+    return {"Records": [{"messageId": "m", "body": json.dumps(body)}]}
+
+
 def deploy(*_: Json) -> Json:
     names = ("StackId", "RequestId", "LogicalResourceId")
     modes = {f"{check}Mode": "enforce" for check in ("Signature", "CrossCheck", "Inquiry")}
@@ -289,8 +294,8 @@ CASES: dict[str, list[Case]] = {
                 "dynamodb:Query records": [page],
                 f"dynamodb:Query {ERROR_LOG}": [NOTHING],
                 "dynamodb:GetItem": [{"Item": RECORD}],
-                "dynamodb:PutItem": [NOTHING],
-                "dynamodb:UpdateItem": [{"Attributes": RECORD}],
+                "dynamodb:UpdateItem records": [{"Attributes": RECORD}],
+                f"dynamodb:UpdateItem {ERROR_LOG}": [{"Attributes": {}}],
             },
             is_lost=every_second,
         )
@@ -307,6 +312,31 @@ CASES: dict[str, list[Case]] = {
     ],
     "ClaimFailure": [Case(lambda *_: {"requestId": "8f7e6d5c", "isManual": False}, READ_FAILURE)],
     "SettleFailure": [Case(lambda *_: {"requestId": "r", "attempt": 1, "run": {"Status": "TIMED_OUT"}}, READ_FAILURE)],
+    "ReopenPayment": [
+        Case(
+            reopen,
+            {
+                f"dynamodb:GetItem {LEDGER}": [{"Item": item(**PAYMENT, dispatchedBy="first", invokeRequestId="r")}],
+                "dynamodb:GetItem records": [{"Item": RECORD}],
+                f"dynamodb:GetItem {ERROR_LOG}": [NOTHING, {"Item": FAILURE["Item"] | item(status="resolved")}],
+                "dynamodb:UpdateItem": CONDITIONAL,
+                "lambda:InvokeFunction": [NOTHING],
+            },
+            # It makes so many calls that two would take seconds.
+            max_faults=1,
+        ),
+        Case(
+            reopen,
+            {
+                f"dynamodb:GetItem {LEDGER}": [{"Item": item(**PAYMENT, dispatchedBy="first", invokeRequestId="r")}],
+                "dynamodb:GetItem records": [{"Item": RECORD}],
+                f"dynamodb:GetItem {ERROR_LOG}": [{"Item": FAILURE["Item"] | item(status="resolved")}],
+                "dynamodb:UpdateItem": [{"Attributes": {}}],
+                "lambda:InvokeFunction": [NOTHING],
+            },
+            is_lost=every_second,
+        ),
+    ],
     # Its pauses are for all reads together, so that no path is longer than one without any answer.
     "CheckReadiness": [
         Case(
@@ -321,7 +351,8 @@ CASES: dict[str, list[Case]] = {
     ],
 }
 TASKS = {name: properties["Handler"].partition(".")[0] for name, properties in FUNCTIONS.items()}
-LOGGING = {"logs", "xray"}
+# Lambda itself calls these for a function.
+RUNTIME = {"logs", "xray", "sqs"}
 
 
 class Executor:
@@ -385,7 +416,7 @@ def context_of(network: Network, limit: float) -> SimpleNamespace:
 def permitted(name: str) -> set[str]:
     """Return the actions of other services that the function's role permits."""
     actions = {action for statement in statements_of(f"{name}Role") for action in statement["Action"]}
-    return {action for action in actions if action.partition(":")[0] not in LOGGING}
+    return {action for action in actions if action.partition(":")[0] not in RUNTIME}
 
 
 @pytest.fixture(autouse=True)
