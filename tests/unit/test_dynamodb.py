@@ -111,7 +111,7 @@ PATHS = [
         [
             ("Query", {"Items": [RECORD], "Count": 1, "ScannedCount": 1}),
             ("GetItem", {"Item": RECORD}),
-            ("PutItem", {}),
+            ("UpdateItem", {"Attributes": FAILURE["Item"]}),
             ("UpdateItem", {"Attributes": RECORD}),
         ],
     ),

@@ -13,7 +13,7 @@ from tests.outcomes import body_of
 from tests.sources import TEMPLATE
 from tests.workflow import account
 from tests.workflow.account import INVOKE, SEND_MAIL, Workflow, kill_process
-from tests.workflow.engine import Execution
+from tests.workflow.engine import ERROR_TABLE, RECORD_TABLE, Execution
 from tests.workflow.genuine import create_tables, delivery, forget_secrets, put_order, put_secret
 
 DELIVERY = {"body": body_of("paid"), "requestId": "8f7e6d5c", "receivedAt": 1795341600000, "sourceIp": "203.0.113.7"}
@@ -104,8 +104,8 @@ TABLE: dict[str, dict[Call, Row]] = {
         [
             Call("CollectUndispatched", "Query", "query undispatched records"),
             Call("CollectUndispatched", "GetItem", "read the record"),
-            Call("CollectUndispatched", "PutItem", "add it to the error log"),
-            Call("CollectUndispatched", "UpdateItem", "remove it from the index"),
+            Call("CollectUndispatched", "UpdateItem", "add it to the error log", ERROR_TABLE),
+            Call("CollectUndispatched", "UpdateItem", "remove it from the index", RECORD_TABLE),
         ],
         HEALED,
     ),
