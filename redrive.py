@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 import stacks
 from stacks import StackError
 
-PAGE = 20
+PAGE = 100
 MAX_REASON_CHARACTERS = 500
 QUESTIONS = {
     "again": "Dispatch payment {payment} of order {order} again? Process-paid may have received it before.",
@@ -56,7 +56,7 @@ def redrive(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> 
     is_dry_run = selection.get("dryRun", False)
     outcomes: Counter[str] = Counter()
     for page in _pages(stepfunctions, machine_arn, selection):
-        for line in _listed(page) if is_dry_run else page["results"]:
+        for line in _listed(page) if is_dry_run else _outcomes(page):
             outcomes[line["status"]] += 1
             print(_line_of(line), flush=True)
     total = sum(outcomes.values())
@@ -88,7 +88,7 @@ def decide(
     if not (is_confirmed or _is_yes(question)):
         print("Nothing was changed.")
         return 1
-    (outcome,) = _run(stepfunctions, machine_arn, selection)["results"]
+    (outcome,) = _outcomes(_run(stepfunctions, machine_arn, selection))
     print(_line_of(outcome))
     return 0 if outcome["status"] == "resolved" else 1
 
@@ -190,6 +190,12 @@ def _message(cause: str) -> str:
 
 def _listed(page: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"status": "undispatched", **failure} for failure in page["found"]["failures"]]
+
+
+def _outcomes(page: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return how each redrive ended, with its order."""
+    orders = {failure["requestId"]: failure.get("orderId") for failure in page["found"]["failures"]}
+    return [{**result, "orderId": orders[result["requestId"]]} for result in page["results"]]
 
 
 def _line_of(line: dict[str, Any]) -> str:

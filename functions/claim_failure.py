@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from callbacks import config, decisions, redrives, request_ids, times
+from callbacks import config, decisions, error_log, queues, redrives, request_ids, times
 from callbacks.decisions import Action
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.transient import translate_transient_errors
@@ -50,7 +50,7 @@ def _plan(row: CallbackError, delivery: Any, decision: dict[str, str] | None) ->
     if redrives.is_too_large(delivery):
         return "give up", "The delivery is too large to redrive"
     # An ordinary redrive would find the payment dispatched, and hide that the decision may not be carried out.
-    is_last = redrives.is_last(row.attempts) or row.is_decided(row.attempts)
+    is_last = redrives.is_last(row.attempts, row.lane) or row.is_decided(row.attempts)
     if row.status == Status.REDRIVEN and is_last and decision is None:
         return "give up", "The last attempt left no result"
     return "redrive", None
@@ -63,7 +63,7 @@ def _excerpt(delivery: Any) -> Any:
 
 
 def _is_claimable(row: CallbackError, is_manual: bool, decision: dict[str, str] | None) -> bool:
-    is_due = row.nextAttemptAt is not None and row.nextAttemptAt <= times.iso(times.now())
+    is_due = queues.lane_of(row.queue) in queues.AUTOMATIC and row.queuedAt <= times.iso(times.now())
     if decision is not None:
         is_new = decision["id"] not in {earlier.id for earlier in row.decisions or []}
         return is_new and (is_due or row.status != Status.REDRIVEN)
@@ -74,19 +74,21 @@ def _claim(row: CallbackError, attempt: float, decision: dict[str, str] | None) 
     """Claim the failure and keep the decision; return False if another run was faster."""
     kept = CallbackError.decisions
     now = times.now()
+    queued_at = CallbackError.queuedAt
+    is_queued_as_read = queued_at == row.queuedAt if row.queuedAt else queued_at.does_not_exist()
     new = [] if decision is None else [{**decision, "at": times.iso(now), "attempt": attempt}]
-    due = CallbackError.nextAttemptAt
     return try_write(
         lambda: row.update(
             actions=[
                 CallbackError.status.set(Status.REDRIVEN),
                 CallbackError.attempts.set(attempt),
-                due.set(times.iso(now + CLAIM_TIME)),
+                # If this run dies, the schedule finds the failure there.
+                *error_log.waiting(row.channel, row.requestId, row.lane, now + CLAIM_TIME),
                 *([kept.set((kept | []).append(new))] if new else []),
             ],
             condition=(CallbackError.attempts == row.attempts)
             & (CallbackError.status == row.status)
-            & (due == row.nextAttemptAt if row.nextAttemptAt else due.does_not_exist()),
+            & is_queued_as_read,
         )
     )
 

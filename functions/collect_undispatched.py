@@ -4,7 +4,7 @@ An execution that dies reports nothing. Once in the error log, its delivery is a
 redriven by healing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import takewhile
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pynamodb.expressions.condition import Condition
 
-from callbacks import config, deadline, error_log, times
+from callbacks import config, deadline, error_log, queues, times
 from callbacks.selection import Selection
 from callbacks.tables import CallbackError, CallbackRecord, bind, longest_call, read_while, try_write
 from callbacks.telemetry import logger
@@ -22,60 +22,91 @@ AGE = timedelta(minutes=int(config.required("DISPATCH_AGE_MINUTES")))
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
 
+# From each end of each shard: the oldest, and the newest, so that they do not queue behind an outage.
+KEYS_PER_END = 10
+
+
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Move records that are old enough from the index into the error log, as failures that are due at once.
 
-    Stops if the time for another record is no longer left; the rest stays in the index for the next run.
+    Stops if the time for another record is no longer left; the rest stays in the index for the next page or run.
     Takes `channel`, `functionName`, `table` and `selection` (the healing workflow's input); a dry run moves nothing.
-    Returns `failures`: `requestId` and `orderId` of those that are new to the error log.
+    Returns `requestIds`: of the failures that are new to the error log.
     Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
     is_dry_run = event["selection"].get("dryRun", False)
-    collected = []
-    with translate_transient_errors():
-        for record in _undispatched(event, selection, context):
-            is_new = _is_unknown(record) if is_dry_run else _move(record, event["functionName"])
-            if is_new:
-                collected.append({"requestId": record.requestId, "orderId": record.orderId})
-    return {"failures": collected}
-
-
-def _undispatched(event: dict[str, Any], selection: Selection, context: LambdaContext) -> Iterator[CallbackRecord]:
     records = bind(CallbackRecord, event["table"], retries=1)
+
+    def has_time(_: object = None) -> bool:
+        # For a page of keys, and to move one record.
+        return deadline.seconds_left(context) >= 3 * longest_call(records) + longest_call(ErrorLog)
+
+    new = []
+    with translate_transient_errors():
+        waiting = list(takewhile(has_time, _undispatched(records, event["channel"], selection, has_time)))
+        known = _known(waiting)
+        for key in takewhile(has_time, waiting):
+            is_known = _request_id(key) in known
+            if is_dry_run:
+                is_new = not is_known
+            elif is_known:
+                is_new = False
+                _leave_index(records, key)
+            else:
+                is_new = _move(records, key, event["functionName"])
+            if is_new:
+                new.append(_request_id(key))
+    return {"requestIds": new}
+
+
+def _undispatched(
+    records: type[CallbackRecord], channel: str, selection: Selection, has_time: Callable[[], bool]
+) -> Iterator[CallbackRecord]:
+    """Yield the keys of the records that a run, or an operator who asks for an order or a time, looks at."""
     before = times.iso(times.now() - AGE)
     due: Condition = CallbackRecord.undispatchedSince <= before
     if selection.request_id or selection.after:
         return
-    page_and_record_seconds = 3 * longest_call(records) + longest_call(ErrorLog)
-
-    def has_time(_: object = None) -> bool:
-        return deadline.seconds_left(context) >= page_and_record_seconds
-
     if selection.order_id:
         of_order = records.query(selection.order_id, filter_condition=due, consistent_read=True)
-        yield from takewhile(has_time, read_while(has_time, of_order))
+        yield from read_while(has_time, of_order)
         return
     if selection.since:
         if selection.since > before:
             return
         due = CallbackRecord.undispatchedSince.between(selection.since, before)
-    by_age = records.undispatched.query(event["channel"], due, limit=selection.limit)
-    for key in takewhile(has_time, read_while(has_time, by_age)):
-        record = records.get(key.orderId, key.deliveryId, consistent_read=True)
-        # The index may lag behind the table.
-        if record.undispatchedSince:
-            yield record
+    for shard in takewhile(lambda _: has_time(), queues.shards_of(channel)):
+        oldest = list(records.undispatched.query(shard, due, limit=KEYS_PER_END))
+        yield from oldest
+        if len(oldest) == KEYS_PER_END:
+            newest = records.undispatched.query(shard, due, limit=KEYS_PER_END, scan_index_forward=False)
+            seen = {key.deliveryId for key in oldest}
+            yield from (key for key in newest if key.deliveryId not in seen)
 
 
-def _is_unknown(record: CallbackRecord) -> bool:
-    return not ErrorLog.count(record.requestId, consistent_read=True)
+def _request_id(key: CallbackRecord) -> str:
+    return str(key.deliveryId.partition("#")[2])
 
 
-def _move(record: CallbackRecord, function_name: str) -> bool:
-    """Move the record to the error log; return False if its failure is there already."""
+def _known(keys: list[CallbackRecord]) -> set[str]:
+    """Return the request ids that have a failure in the error log, which healing or an operator looks after."""
+    found = ErrorLog.batch_get([_request_id(key) for key in keys], attributes_to_get=["requestId"])
+    return {row.requestId for row in found}
+
+
+def _leave_index(records: type[CallbackRecord], key: CallbackRecord) -> None:
+    records(key.orderId, key.deliveryId).update(actions=[CallbackRecord.undispatchedSince.remove()])
+
+
+def _move(records: type[CallbackRecord], key: CallbackRecord, function_name: str) -> bool:
+    """Move the record to the error log; return False if it is dispatched or its failure is there by now."""
+    record = records.get(key.orderId, key.deliveryId, consistent_read=True)
+    # The index may lag behind the table.
+    if not record.undispatchedSince:
+        return False
     is_new = _open_failure(record, function_name)
-    record.update(actions=[CallbackRecord.undispatchedSince.remove()])
+    _leave_index(records, key)
     logger.info("Undispatched payment found", orderId=record.orderId, deliveryId=record.deliveryId, isNew=is_new)
     return is_new
 
@@ -92,7 +123,7 @@ def _open_failure(record: CallbackRecord, function_name: str) -> bool:
     )
     return try_write(
         lambda: ErrorLog(record.requestId).update(
-            actions=[*error_log.facts(failure), *error_log.opening(times.iso(times.now()))],
+            actions=[*error_log.facts(failure), *error_log.opening(failure, times.now())],
             condition=CallbackError.requestId.does_not_exist(),
         )
     )

@@ -1,56 +1,114 @@
-"""FindFailures: reads from the error log which deliveries to redrive."""
+"""FindFailures: reads from the error log which deliveries to redrive, and decides how many at once."""
 
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from math import ceil
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pynamodb.pagination import ResultIterator
 
-from callbacks import config, deadline, times
+from callbacks import config, deadline, pace, queues, times
+from callbacks.errors import InvalidSelection
+from callbacks.queues import Lane
 from callbacks.selection import Selection
 from callbacks.tables import CallbackError, Status, bind, longest_call, read_while
+from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
+# A run looks for more failures until shortly before the schedule starts the next one.
+RUN_TIME = timedelta(minutes=int(config.required("HEALING_MINUTES"))) - timedelta(seconds=30)
 
-# A failure takes at most some 65 of the 25,000 events in an execution's history, and the first page has up to 200
-# failures, with those that CollectUndispatched found.
-MAX_PAGES = 2
+# A run that redrives so many, and heals none, has a reason that concerns all of them.
+HOPELESS = 2
+# Entries of the index that one query reads; the filter applies afterwards.
+WALK_PAGE = 1000
 
-# An operator who asks means every unresolved failure, due or not.
-UNRESOLVED = CallbackError.status != Status.RESOLVED
+type Row = CallbackError
+type Json = dict[str, Any]
+type HasTime = Callable[[], bool]
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Return the failures that the selection names, oldest first; fewer if the time ends, and `next` continues there.
+    """Return a page of the failures that the selection names, or none if the run is over; fewer if the time ends.
 
-    Takes `channel`, `functionName`, `selection` (the healing workflow's input), `collected` (what CollectUndispatched
-    returned), `page` (the number of pages this run has read) and `next` (where the last of them ended).
-    Returns `failures`, each with `requestId` and what the index has, and with its `cause` if an operator decides on it;
-    `isManual`; `decision`, the operator's, or None; `next`, where the next page starts, or None; `page`; and `hasMore`,
-    whether this run continues with another page.
+    Takes `channel`, `selection` (the healing workflow's input), `collected` (the request ids that CollectUndispatched
+    returned), `concurrency`, `tally` and `results` (of the previous page: how many were redriven at once, what this
+    function returned as `tally`, and the `status` of each), and `startedAt` (of the run, ISO 8601).
+    Returns `failures`, each with its `requestId`, for an operator and in a dry run also with what the index has, and
+    with its `cause` if the operator decides on it; `isManual`; `decision`, the operator's, or None; `next`, where an
+    operator's next page starts, or None; `concurrency`, how many to redrive at once; `tally`, how many have been
+    `redriven` so far and how many of them have `failed`; and `isHopeless`, whether that is all of them.
     Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
-    page = event["page"] + 1
+    statuses = [result["status"] for result in event["results"]]
+    concurrency = pace.next_concurrency(event["concurrency"], statuses)
+    tally = {
+        "redriven": event["tally"]["redriven"] + len(statuses) - statuses.count(pace.UNCONFIRMED),
+        "failed": event["tally"]["failed"] + sum(status in pace.TROUBLE for status in statuses),
+    }
+    is_dry_run = event["selection"].get("dryRun", False)
+    following = None
+
+    def has_time() -> bool:
+        return deadline.seconds_left(context) >= longest_call(ErrorLog)
+
     with translate_transient_errors():
-        rows, following = _read_page(event, selection, context)
-    found = {row.requestId: _summary(row) | ({"cause": row.cause} if selection.decision else {}) for row in rows}
-    if page == 1:
-        # An index may lag behind its table.
-        for collected in event["collected"]:
-            found.setdefault(collected["requestId"], collected)
+        if selection.is_manual:
+            rows, following = _read_page(event["channel"], selection, has_time)
+        elif is_dry_run:
+            rows = _due(event["channel"], selection.limit, has_time)
+        elif event["concurrency"] and _is_over(event["startedAt"]):
+            rows = []
+        else:
+            rows = _due(event["channel"], pace.page_size(concurrency), has_time)
+    is_listed = selection.is_manual or is_dry_run
+    # The index may not have the collected ones yet, and in a dry run they are not in the error log.
+    failures: dict[str, Json] = {request_id: {"requestId": request_id} for request_id in event["collected"]}
+    failures |= {row.requestId: _summary(row) if is_listed else {"requestId": row.requestId} for row in rows}
+    if selection.decision:
+        failures = {row.requestId: failures[row.requestId] | {"cause": row.cause} for row in rows}
+    if not failures and not is_listed:
+        logger.info("Healing run ended", **tally)
     return {
-        "failures": list(found.values()),
+        "failures": list(failures.values()),
         "isManual": selection.is_manual,
         "decision": selection.decision,
-        "next": following,
-        "page": page,
         # For an operator, redrive.py continues from `next` in another execution.
-        "hasMore": not selection.is_manual and following is not None and page < MAX_PAGES,
+        "next": following,
+        "concurrency": concurrency,
+        "tally": tally,
+        "isHopeless": tally["redriven"] == tally["failed"] >= HOPELESS,
     }
 
 
-def _read_page(event: dict[str, Any], selection: Selection, context: LambdaContext) -> tuple[list[CallbackError], Any]:
+def _is_over(started_at: str) -> bool:
+    return times.now() >= datetime.fromisoformat(started_at) + RUN_TIME
+
+
+def _due(channel: str, size: int, has_time: HasTime) -> list[Row]:
+    """Return due failures: a few that anybody may have caused, some of the newest, and else the oldest."""
+    newest, unconfirmed = pace.shares(size)
+    # Of the unconfirmed, the newest are the likeliest to have their order by now; a flood leaves no time for all.
+    rows = _pick(channel, Lane.UNCONFIRMED, unconfirmed, has_time, is_newest_first=True)
+    rows += _pick(channel, Lane.HEALING, newest, has_time, is_newest_first=True)
+    rows += _pick(channel, Lane.HEALING, size - len(rows), has_time, is_newest_first=False)
+    return list({row.requestId: row for row in rows}.values())
+
+
+def _pick(channel: str, lane: Lane, number: int, has_time: HasTime, *, is_newest_first: bool) -> list[Row]:
+    """Return about so many due failures of a lane, equally many from each of its queues."""
+    is_due = CallbackError.queuedAt <= times.iso(times.now())
+    each = max(1, ceil(number / queues.SHARDS))
+    page = {"limit": each, "scan_index_forward": not is_newest_first}
+    return [
+        row for queue in queues.queues_of(channel, lane) for row in ErrorLog.unresolved.query(queue, is_due, **page)
+    ]
+
+
+def _read_page(channel: str, selection: Selection, has_time: HasTime) -> tuple[list[Row], Any]:
+    """Return the failures that an operator asked for, due or not, and where the next page starts."""
     if selection.request_id:
         try:
             row = ErrorLog.get(selection.request_id, consistent_read=True)
@@ -59,27 +117,37 @@ def _read_page(event: dict[str, Any], selection: Selection, context: LambdaConte
         # A decision may concern a payment that counts as dispatched.
         is_left_alone = row.status == Status.RESOLVED and selection.decision is None
         return ([] if is_left_alone else [row]), None
-
-    def has_time() -> bool:
-        return deadline.seconds_left(context) >= longest_call(ErrorLog)
-
-    # A filter may leave nothing of a page, so the failures may be on many pages.
-    rows: ResultIterator[CallbackError] = read_while(has_time, _query(event, selection))
-    return list(rows), rows.last_evaluated_key
-
-
-def _query(event: dict[str, Any], selection: Selection) -> Any:
-    page: dict[str, Any] = {"limit": selection.limit, "last_evaluated_key": event["next"] or selection.after}
     if selection.order_id:
-        return ErrorLog.byOrder.query(selection.order_id, None, UNRESOLVED, **page)
-    if selection.since:
-        has_failed_since = CallbackError.occurredAt >= selection.since
-        return ErrorLog.byFunction.query(event["functionName"], has_failed_since, UNRESOLVED, **page)
-    is_due = CallbackError.nextAttemptAt <= times.iso(times.now())
-    return ErrorLog.due.query(event["channel"], is_due, **page)
+        is_unresolved = CallbackError.status != Status.RESOLVED
+        page = {"limit": selection.limit, "last_evaluated_key": selection.after}
+        # A filter may leave nothing of a page, so the failures may be on many pages.
+        rows = read_while(has_time, ErrorLog.byOrder.query(selection.order_id, None, is_unresolved, **page))
+        return list(rows), rows.last_evaluated_key
+    return _walk([queue for lane in Lane for queue in queues.queues_of(channel, lane)], selection, has_time)
 
 
-def _summary(row: CallbackError) -> dict[str, Any]:
+def _walk(all_queues: list[str], selection: Selection, has_time: HasTime) -> tuple[list[Row], Any]:
+    """Return a page of the failures since a time, queue by queue, and where the next page starts."""
+    after = selection.after or {"queue": all_queues[0], "key": None}
+    if after.get("queue") not in all_queues or "key" not in after:
+        raise InvalidSelection("after: must be the `next` of the previous page")
+    has_failed_since = CallbackError.occurredAt >= selection.since
+    found: list[Row] = []
+    key = after["key"]
+    for queue in all_queues[all_queues.index(after["queue"]) :]:
+        left = selection.limit - len(found)
+        if not left or not has_time():
+            return found, {"queue": queue, "key": key}
+        page = {"limit": left, "page_size": WALK_PAGE, "last_evaluated_key": key}
+        rows = read_while(has_time, ErrorLog.unresolved.query(queue, None, has_failed_since, **page))
+        found.extend(rows)
+        key = rows.last_evaluated_key
+        if key:
+            return found, {"queue": queue, "key": key}
+    return found, None
+
+
+def _summary(row: Row) -> dict[str, Any]:
     return {
         "requestId": row.requestId,
         "orderId": row.orderId,

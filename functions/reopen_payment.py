@@ -15,6 +15,7 @@ from pynamodb.expressions.update import Action
 from callbacks import config, error_log, ledger, model, redrives, times
 from callbacks.errors import DispatchInProgress
 from callbacks.failure import Failure
+from callbacks.queues import Lane
 from callbacks.tables import CallbackError, CallbackRecord, Status, bind, try_write
 from callbacks.telemetry import logger
 
@@ -111,7 +112,7 @@ def _open_after_redrive(failure: Failure, attempts: float) -> None:
     row = _row(failure.request_id)
     if row is not None and row.attempts != attempts:
         next_attempts = row.attempts + 1
-        opening = error_log.opening(redrives.due_after(next_attempts, times.now()), next_attempts)
+        opening = error_log.opening(failure, redrives.due_after(next_attempts, times.now()), next_attempts)
         # A later redrive finds the payment reopened.
         try_write(lambda: row.update(actions=opening, condition=CallbackError.attempts == row.attempts))
 
@@ -129,9 +130,13 @@ def _changes(row: CallbackError | None, failure: Failure) -> list[Action]:
     attempts = 0 if row is None else row.attempts
     if row is not None and row.status != Status.RESOLVED:
         return []
-    if redrives.is_last(attempts):
-        return [CallbackError.status.set(Status.GIVEN_UP), CallbackError.lastResult.set(failure.cause)]
-    return error_log.opening(redrives.due_after(attempts, times.now()), attempts)
+    if redrives.is_last(attempts, failure.lane):
+        return [
+            CallbackError.status.set(Status.GIVEN_UP),
+            CallbackError.lastResult.set(failure.cause),
+            *error_log.waiting(failure.channel, failure.request_id, Lane.GIVEN_UP, times.now()),
+        ]
+    return error_log.opening(failure, redrives.due_after(attempts, times.now()), attempts)
 
 
 def _given_up(failure: Failure, row: CallbackError) -> Failure:

@@ -5,7 +5,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from callbacks import ledger
+from callbacks import ledger, queues
 from callbacks.tables import CallbackRecord, bind, longest_call, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import repeat_once, translate_transient_errors
@@ -28,6 +28,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         **callback,
         amount=None if amount is None else Decimal(amount),
         channel=event["channel"],
+        shard=queues.shard_of(event["channel"], callback["requestId"]),
         executionArn=event["executionArn"],
         signature=event["signature"],
         undispatchedSince=callback["receivedAt"] if callback["success"] else None,

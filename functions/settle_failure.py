@@ -1,17 +1,29 @@
 """SettleFailure: stores the outcome of a redrive, and whether another one follows."""
 
 import json
+import re
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from callbacks import config, redrives, times
+from pynamodb.expressions.update import Action
+
+from callbacks import config, error_log, pace, queues, redrives, times
 from callbacks.failure import FOR_OPERATORS
+from callbacks.queues import Lane
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
 SUCCEEDED = "SUCCEEDED"
+# In ASCII, so that a page of results has a known size.
+MAX_RESULT_CHARACTERS = 66
 
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
+
+
+# Step Functions does not document the names that it gives to these errors; the cause has the service's own name.
+NOT_STARTED = re.compile("Throttl|TooManyRequests|LimitExceeded|AccessDenied")
+RESTART_DELAY = timedelta(minutes=1)
 
 
 class Result(NamedTuple):
@@ -20,62 +32,79 @@ class Result(NamedTuple):
     status_code: int | None
     is_done: bool
     text: str
+    is_started: bool = True
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Store the result, and when the next attempt is due, if there is one.
+    """Store the result, and where the failure waits from now on, unless it is resolved.
 
     Takes `requestId`, `attempt` and `run`: the execution (`Status`, and `Output` as text if it has one), the error that
     prevented it (`Error`), the `reason` why there will be none, or a `dismissal`, which resolves the failure.
-    Returns `requestId`, `orderId`, `status`, `attempts` and `lastResult`. Raises ServiceUnavailable.
+    An attempt that was not started does not count, and is made again a minute later.
+    Returns `requestId`, `status` (the one stored, or `not started`, or `unconfirmed` for a failure that stays open in
+    that lane), `attempts` and `lastResult`.
+    Raises ServiceUnavailable.
     """
     result = _read(event["run"])
-    is_last = "reason" in event["run"] or redrives.is_last(event["attempt"])
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
-    # The row has this redrive's error only if it was answered, and with something other than 200.
-    is_refused = result.status_code not in {None, 200} and row.error in FOR_OPERATORS
-    # A decision counts for one redrive: if that fails, the operator decides again.
-    needs_operator = is_refused or ("reason" not in event["run"] and row.is_decided(event["attempt"]))
-    status = _status(is_success=result.is_done, needs_operator=needs_operator, is_last=is_last)
-    will_retry = status == Status.OPEN and not needs_operator
-    due = CallbackError.nextAttemptAt
+    if not result.is_started:
+        actions = [CallbackError.attempts.add(-1), *_waiting(row, Status.OPEN, row.lane, times.now() + RESTART_DELAY)]
+    else:
+        actions = _settled(row, event, result)
     with translate_transient_errors():
         # Skipped if a later run took over: its result is newer.
         try_write(
             lambda: row.update(
-                actions=[
-                    CallbackError.status.set(status),
-                    CallbackError.lastResult.set(result.text),
-                    due.set(redrives.due_after(event["attempt"], times.now())) if will_retry else due.remove(),
-                ],
+                actions=[CallbackError.lastResult.set(result.text), *actions],
                 condition=CallbackError.attempts == event["attempt"],
             )
         )
     logger.info("Failure settled", requestId=row.requestId, orderId=row.orderId, status=row.status)
     return {
         "requestId": row.requestId,
-        "orderId": row.orderId,
-        "status": row.status,
+        "status": _shown(row, result),
         "attempts": row.attempts,
         "lastResult": row.lastResult,
     }
+
+
+def _shown(row: CallbackError, result: Result) -> str:
+    if not result.is_started:
+        return pace.NOT_STARTED
+    return pace.UNCONFIRMED if queues.lane_of(row.queue) == Lane.UNCONFIRMED else row.status
+
+
+def _settled(row: CallbackError, event: dict[str, Any], result: Result) -> list[Action]:
+    if result.is_done:
+        return [
+            CallbackError.status.set(Status.RESOLVED),
+            CallbackError.queue.remove(),
+            CallbackError.queuedAt.remove(),
+        ]
+    # The row has this redrive's error only if it was answered, and with something other than 200.
+    is_refused = result.status_code not in {None, 200} and row.error in FOR_OPERATORS
+    is_given_up = "reason" in event["run"]
+    # A decision counts for one redrive: if that fails, the operator decides again.
+    if is_refused or (not is_given_up and row.is_decided(event["attempt"])):
+        return _waiting(row, Status.OPEN, Lane.OPERATOR, datetime.fromisoformat(row.occurredAt))
+    if is_given_up or redrives.is_last(event["attempt"], row.lane):
+        return _waiting(row, Status.GIVEN_UP, Lane.GIVEN_UP, datetime.fromisoformat(row.occurredAt))
+    return _waiting(row, Status.OPEN, row.lane, redrives.due_after(event["attempt"], times.now()))
+
+
+def _waiting(row: CallbackError, status: Status, lane: str, moment: datetime) -> list[Action]:
+    return [CallbackError.status.set(status), *error_log.waiting(row.channel, row.requestId, lane, moment)]
 
 
 def _read(run: dict[str, Any]) -> Result:
     if "dismissal" in run:
         return Result(None, is_done=True, text=run["dismissal"])
     if run.get("Status") != SUCCEEDED or not run.get("Output"):
-        return Result(None, is_done=False, text=run.get("Status") or run.get("Error") or run["reason"])
+        text = run.get("Status") or run.get("Error") or run["reason"]
+        is_started = not NOT_STARTED.search(f"{run.get('Error')} {run.get('Cause')}")
+        return Result(None, is_done=False, text=text, is_started=is_started)
     answer = json.loads(run["Output"])
     body = json.loads(answer["body"])
-    text = f"{answer['statusCode']} {body.get('error', body['message'])}"
-    return Result(answer["statusCode"], answer["isDone"], text)
-
-
-def _status(*, is_success: bool, needs_operator: bool, is_last: bool) -> Status:
-    if is_success:
-        return Status.RESOLVED
-    if needs_operator or not is_last:
-        return Status.OPEN
-    return Status.GIVEN_UP
+    text = f"{answer['statusCode']} {body.get('error', body['message'])}".encode("ascii", "replace").decode()
+    return Result(answer["statusCode"], answer["isDone"], text[:MAX_RESULT_CHARACTERS])

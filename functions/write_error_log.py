@@ -21,17 +21,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """
     failure = Failure.from_event(event)
     item = ErrorLog(failure.request_id)
+    due_at = redrives.due_after(0, datetime.fromisoformat(failure.occurred_at))
     with translate_transient_errors():
         is_opened = try_write(
             lambda: item.update(
-                actions=[*error_log.facts(failure), *error_log.opening(_due_at(failure))],
+                actions=[*error_log.facts(failure), *error_log.opening(failure, due_at)],
                 condition=CallbackError.status.does_not_exist() | (CallbackError.status == Status.RESOLVED),
             )
         )
         if not is_opened:
             item.update(actions=error_log.facts(failure))
     return {"reported": True}
-
-
-def _due_at(failure: Failure) -> str | None:
-    return None if failure.needs_operator else redrives.due_after(0, datetime.fromisoformat(failure.occurred_at))

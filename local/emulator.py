@@ -45,6 +45,7 @@ def main() -> None:
         unpack_each_function_once(Path(os.environ["FUNCTIONS_DIR"]))
         send_failed_events_as_lambda_does()
         start_executions_at_once()
+        limit_each_map_as_its_input_says()
         answer_without_waiting_for_logs()
         threading.Thread(target=stop_with_our_parent, daemon=True).start()
         app.main()
@@ -133,6 +134,18 @@ def start_executions_at_once() -> None:
     assert code.co_consts.count(0.15) == 1, "ministack's Step Functions has changed"
     constants = tuple(0 if constant == 0.15 else constant for constant in code.co_consts)
     stepfunctions._run_execution.__code__ = code.replace(co_consts=constants)
+
+
+def limit_each_map_as_its_input_says() -> None:
+    """On AWS the input of a Distributed Map can say how many of its items run at once."""
+    run = stepfunctions._run_distributed_map
+
+    def run_limited(state: dict[str, Any], raw: Any, effective: Any, *rest: Any) -> Any:
+        *_, context = rest
+        limit = stepfunctions._resolve_path_or_ctx(state["MaxConcurrencyPath"], effective, context)
+        return run(state | {"MaxConcurrency": limit}, raw, effective, *rest)
+
+    stepfunctions._run_distributed_map = run_limited
 
 
 def answer_without_waiting_for_logs() -> None:

@@ -205,6 +205,7 @@ class Stack:
             "EmailTo": EMAIL_TO,
             "SentryDsn": self.sentry_dsn,
             "LogRetentionDays": "1",
+            "HealingConcurrency": str(CONCURRENCY),
             **self.parameters,
         }
         self._sam(

@@ -1,11 +1,13 @@
 """What the tasks that write failures to the error log have in common."""
 
 import json
+from datetime import datetime
 
 from pynamodb.expressions.update import Action
 
-from callbacks import times
+from callbacks import queues, times
 from callbacks.failure import Failure
+from callbacks.queues import Lane
 from callbacks.tables import CallbackError, CallbackRecord, Status
 
 
@@ -34,6 +36,7 @@ def failure_of(  # noqa: PLR0913 each names a part of the failure
         execution_arn=record.executionArn,
         request_id=record.requestId,
         event=delivery,
+        is_signed=record.signature == "passed",
     )
 
 
@@ -49,6 +52,7 @@ def facts(failure: Failure) -> list[Action]:
         CallbackError.error.set(failure.error),
         CallbackError.cause.set(failure.cause),
         CallbackError.event.set(json.dumps(failure.event)),
+        CallbackError.lane.set(failure.lane),
     ]
     if failure.order_id is not None:
         known.append(CallbackError.orderId.set(failure.order_id))
@@ -57,11 +61,21 @@ def facts(failure: Failure) -> list[Action]:
     return known
 
 
-def opening(due_at: str | None, attempts: float = 0) -> list[Action]:
-    """Return what opens a failure after so many redrives, to be redriven at `due_at`, or by an operator without it."""
-    due = CallbackError.nextAttemptAt
+def waiting(channel: str, request_id: str, lane: str, moment: datetime) -> list[Action]:
+    """Return what puts the item of a failure into its queue of a lane, for a time."""
+    return [
+        CallbackError.queue.set(queues.queue_of(channel, lane, request_id)),
+        CallbackError.queuedAt.set(times.iso(moment)),
+    ]
+
+
+def opening(failure: Failure, due_at: datetime, attempts: float = 0) -> list[Action]:
+    """Return what opens a failure after so many redrives, to be redriven at `due_at` unless it needs an operator."""
+    lane, moment = failure.lane, due_at
+    if failure.needs_operator:
+        lane, moment = Lane.OPERATOR, datetime.fromisoformat(failure.occurred_at)
     return [
         CallbackError.status.set(Status.OPEN),
         CallbackError.attempts.set(attempts),
-        due.remove() if due_at is None else due.set(due_at),
+        *waiting(failure.channel, failure.request_id, lane, moment),
     ]

@@ -6,13 +6,18 @@ from datetime import datetime
 from typing import Any, Self
 
 from callbacks import errors, model, times
-from callbacks.errors import OperatorDecides
+from callbacks.errors import OperatorDecides, Unconfirmed
 from callbacks.modes import Mode
+from callbacks.queues import Lane
 
-# The names of the errors that no redrive can cure.
-FOR_OPERATORS = {
-    name for name, error in vars(errors).items() if isinstance(error, type) and issubclass(error, OperatorDecides)
-}
+
+def _names_of(base: type[Exception]) -> set[str]:
+    return {name for name, error in vars(errors).items() if isinstance(error, type) and issubclass(error, base)}
+
+
+# The names of the errors that no redrive can cure, and of those that anybody can cause.
+FOR_OPERATORS = _names_of(OperatorDecides)
+UNCONFIRMED = _names_of(Unconfirmed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Failure:
     execution_arn: str
     request_id: str
     event: Any
+    is_signed: bool
 
     @property
     def kind(self) -> tuple[str, str, str]:
@@ -47,13 +53,18 @@ class Failure:
         """Whether a redrive cannot help."""
         return self.error in FOR_OPERATORS
 
+    @property
+    def lane(self) -> Lane:
+        """The lane of the automatic redrives: what a stranger can cause must not delay anything else."""
+        return Lane.UNCONFIRMED if self.error in UNCONFIRMED and not self.is_signed else Lane.HEALING
+
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what ReportFailure passes to each report.
 
         Takes `channel`, `functionName`, `failure` (`{state: {"Error": …, "Cause": …}}`, as each Catch wrote it),
-        `modes` (of the checks; a check in `warn` may have failed without stopping the workflow), `event` (the
-        workflow's input), `occurredAt`, `executionArn`, `executionName` and `startedAt`.
+        `modes` (of the checks; a check in `warn` may have failed without stopping the workflow), `checks` (their
+        verdicts), `event` (the workflow's input), `occurredAt`, `executionArn`, `executionName` and `startedAt`.
         """
         modes = event.get("modes", {})
         ((step, details),) = [caught for caught in event["failure"].items() if modes.get(caught[0]) != Mode.WARN]
@@ -74,6 +85,7 @@ class Failure:
             execution_arn=event["executionArn"],
             request_id=model.request_id(delivery, event["executionName"]),
             event=delivery,
+            is_signed=event.get("checks", {}).get("VerifySignature", {}).get("verdict") == "passed",
         )
 
     def as_event(self) -> dict[str, Any]:

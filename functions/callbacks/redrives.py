@@ -1,28 +1,32 @@
-"""When a failed delivery is redriven, how often, and up to what size."""
+"""When a failed delivery is redriven, in which lane, how often, and up to what size."""
 
 import json
 import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from callbacks import config, times
+from callbacks import config
+from callbacks.queues import Lane
 
 FIRST_DELAY = timedelta(minutes=int(config.required("REDRIVE_DELAY_MINUTES")))
 LONGEST_DELAY = timedelta(hours=12)
-MAX_ATTEMPTS = int(config.required("REDRIVE_ATTEMPTS"))
+MAX_ATTEMPTS = {
+    Lane.HEALING: int(config.required("REDRIVE_ATTEMPTS")),
+    Lane.UNCONFIRMED: int(config.required("UNCONFIRMED_ATTEMPTS")),
+}
 # Measured as doubly escaped JSON. A state of the healing workflow holds it twice, beside up to 32 KiB of cause, within
 # 256 KiB. A valid body exceeds it only if it consists almost entirely of quotes and backslashes.
 MAX_DELIVERY_BYTES = 112_000
 
 
-def due_after(attempts: float, moment: datetime) -> str:
-    """Return when to redrive a delivery that failed at `moment` after `attempts` redrives, as ISO 8601 text."""
-    return times.iso(moment + min(FIRST_DELAY * 2**attempts, LONGEST_DELAY))
+def due_after(attempts: float, moment: datetime) -> datetime:
+    """Return when to redrive a delivery that failed at `moment` after `attempts` redrives."""
+    return moment + min(FIRST_DELAY * (1 << int(attempts)), LONGEST_DELAY)
 
 
-def is_last(attempt: float) -> bool:
-    """Return whether an attempt, counted from 1, is the last that healing makes."""
-    return attempt >= MAX_ATTEMPTS
+def is_last(attempt: float, lane: str) -> bool:
+    """Return whether an attempt, counted from 1, is the last that healing makes in this lane."""
+    return attempt >= MAX_ATTEMPTS[Lane(lane)]
 
 
 def as_text(delivery: Any) -> str:

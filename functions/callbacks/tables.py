@@ -43,13 +43,13 @@ class DecimalAttribute(Attribute[Decimal]):
 
 
 class Undispatched(GlobalSecondaryIndex["CallbackRecord"]):
-    """A channel's paid records without a confirmed dispatch, by time of receipt."""
+    """Paid records without a confirmed dispatch, by shard and time of receipt."""
 
     class Meta:
         index_name = "undispatched"
         projection = KeysOnlyProjection()
 
-    channel = UnicodeAttribute(hash_key=True)
+    shard = UnicodeAttribute(hash_key=True)
     undispatchedSince = UnicodeAttribute(range_key=True)
 
 
@@ -72,6 +72,7 @@ class CallbackRecord(Model):
     extra = UnicodeAttribute()
     body = UnicodeAttribute()
     channel = UnicodeAttribute()
+    shard = UnicodeAttribute()
     requestId = UnicodeAttribute()
     receivedAt = UnicodeAttribute()
     sourceIp = UnicodeAttribute(null=True)
@@ -86,30 +87,19 @@ class CallbackRecord(Model):
     undispatched = Undispatched()
 
 
-# What every index of the error log holds beside its keys.
-SUMMARY = ["status", "attempts", "step", "error", "chargeId"]
+# What both indexes of the error log hold beside their keys. None holds the cause or the event, which can be large.
+SUMMARY = ["status", "attempts", "step", "error", "chargeId", "lastResult"]
 
 
-class Due(GlobalSecondaryIndex["CallbackError"]):
-    """A channel's failed deliveries that healing will redrive, by the time when."""
+class Unresolved(GlobalSecondaryIndex["CallbackError"]):
+    """Every failure that is not resolved, by queue and the time for which it is queued."""
 
     class Meta:
-        index_name = "due"
+        index_name = "unresolved"
         projection = IncludeProjection([*SUMMARY, "occurredAt", "orderId"])
 
-    channel = UnicodeAttribute(hash_key=True)
-    nextAttemptAt = UnicodeAttribute(range_key=True)
-
-
-class ByFunction(GlobalSecondaryIndex["CallbackError"]):
-    """A function's failed deliveries, by the time of the first failure."""
-
-    class Meta:
-        index_name = "byFunction"
-        projection = IncludeProjection([*SUMMARY, "lastResult", "cause", "orderId"])
-
-    functionName = UnicodeAttribute(hash_key=True)
-    occurredAt = UnicodeAttribute(range_key=True)
+    queue = UnicodeAttribute(hash_key=True)
+    queuedAt = UnicodeAttribute(range_key=True)
 
 
 class ByOrder(GlobalSecondaryIndex["CallbackError"]):
@@ -124,7 +114,7 @@ class ByOrder(GlobalSecondaryIndex["CallbackError"]):
 
 
 class Status(StrEnum):
-    """OPEN waits for its next attempt or, if none is due, for an operator. REDRIVEN is being redriven now.
+    """OPEN waits for its next attempt or for an operator. REDRIVEN is being redriven now.
 
     RESOLVED was redriven successfully. GIVEN_UP failed at the last attempt that healing makes.
     """
@@ -153,8 +143,9 @@ class CallbackError(Model):
     """One failed delivery, with everything needed to explain and redrive it.
 
     `occurredAt` is the time of its first failure; `step`, `error`, `cause` and `executionArn` belong to the last.
-    `attempts` counts its redrives; `nextAttemptAt` exists while healing will redrive it. `decisions` are the
-    operators', oldest first.
+    `attempts` counts its redrives. `queue` (see callbacks.queues) and `queuedAt` exist until it is resolved: `queuedAt`
+    is the time of its next redrive, or of its first failure while it waits for an operator. `lane` is the lane of its
+    automatic redrives. `decisions` are the operators', oldest first.
     """
 
     requestId = UnicodeAttribute(hash_key=True)
@@ -172,11 +163,12 @@ class CallbackError(Model):
     status = UnicodeAttribute()
     attempts = NumberAttribute()
     lastResult = UnicodeAttribute(null=True)
-    nextAttemptAt = UnicodeAttribute(null=True)
+    lane = UnicodeAttribute()
+    queue = UnicodeAttribute(null=True)
+    queuedAt = UnicodeAttribute(null=True)
     decisions = ListAttribute[Decision](of=Decision, null=True)
 
-    due = Due()
-    byFunction = ByFunction()
+    unresolved = Unresolved()
     byOrder = ByOrder()
 
     def is_decided(self, attempt: float) -> bool:

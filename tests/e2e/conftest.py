@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from samcli.yamlhelper import yaml_parse
 
+from callbacks import times
 from local.server import Server, sentry_dsn, serving
 from local.stack import ROOT, STACK_NAME, Stack, free_ports
 from tests.signing import signature_headers
@@ -29,7 +30,7 @@ PARAMETERS = {
     "AlertWindowMinutes": "0",
     "HealingMinutes": "1",
     "DispatchAgeMinutes": "1",
-    "RedriveDelayMinutes": "0",
+    "RedriveDelayMinutes": "1",
     "WatchProcessPaid": "true",
 }
 # Only callbacks that the bank signed and that match their order are paid; a flood of others sends few e-mails.
@@ -105,6 +106,15 @@ class Local:
         deployed = scheduler.get_schedule(Name=name)
         assert deployed["State"] != state
         scheduler.update_schedule(**{member: deployed[member] for member in known}, State=state)
+
+    def make_due(self, answer: Answer) -> None:
+        """Let healing redrive a failed delivery in its next run."""
+        self.stack.client("dynamodb").update_item(
+            TableName=self.stack.outputs["ErrorLogTableName"],
+            Key={"requestId": {"S": answer.request_id}},
+            UpdateExpression="SET queuedAt = :now",
+            ExpressionAttributeValues={":now": {"S": times.iso(times.now())}},
+        )
 
     def records_of(self, order_id: str) -> list[Body]:
         return [record for record in self.server.views.records() if record["orderId"] == order_id]

@@ -145,6 +145,7 @@ def test_a_paid_record_of_a_lost_execution_is_dispatched(local: Local, make_body
         "extra": "{}",
         "body": body,
         "channel": "BankApp",
+        "shard": "BankApp#0",
         "requestId": request_id,
         "receivedAt": received_at,
         "executionArn": "arn:of:an-execution-that-was-lost",
@@ -198,6 +199,7 @@ def test_an_unknown_stack_is_reported_clearly(local: Local) -> None:
 def test_the_schedule_redrives_a_failed_dispatch(local: Local, make_body: MakeBody, order_id: str) -> None:
     body = make_body()
     answer = fail_to_dispatch(local, body)
+    local.make_due(answer)
     local.set_schedule("ENABLED")
     deadline = time.monotonic() + SCHEDULE_SECONDS
     while local.errors_of(answer)[0]["status"] != "resolved" and time.monotonic() < deadline:

@@ -385,9 +385,9 @@ class Workflow:
     def pass_time(self, minutes: int = 60) -> None:
         """Move the deadlines in the tables closer by that many minutes."""
         for row in self.errors:
-            if "nextAttemptAt" in row:
-                sooner = datetime.fromisoformat(row["nextAttemptAt"]) - timedelta(minutes=minutes)
-                _table(ERROR_TABLE).put_item(Item={**row, "nextAttemptAt": times.iso(sooner)})
+            if "queue" in row:
+                sooner = datetime.fromisoformat(row["queuedAt"]) - timedelta(minutes=minutes)
+                _table(ERROR_TABLE).put_item(Item={**row, "queuedAt": times.iso(sooner)})
         for payment in _items(LEDGER_TABLE):
             if "claimedUntil" in payment:
                 sooner = datetime.fromisoformat(payment["claimedUntil"]) - timedelta(minutes=minutes)

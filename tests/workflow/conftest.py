@@ -69,9 +69,10 @@ def loaded(aws_environment: None, sentry_server: Sentry) -> tuple[dict[str, Hand
     with own_sentry_client():
         handlers = load_handlers(
             SentryDsn=sentry_server.dsn,
-            # A failure is due at once, and a lost execution is old enough to be found.
+            # A failure is due at once, a lost execution is old enough to be found, and a run ends after one page.
             RedriveDelayMinutes="0",
             DispatchAgeMinutes="0",
+            HealingMinutes="0",
         )
         return handlers, sentry_sdk.get_client()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from callbacks.queues import Lane, lane_of
 from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import CHECKS
 from tests.workflow.account import CONFIRM_DISPATCH, INVOKE, PROCESS_DIED, Fault, Workflow, client, lambda_error
@@ -124,7 +125,7 @@ def test_a_forged_callback_is_refused_and_reported_and_changes_nothing(
     assert (workflow.records, workflow.dispatched) == ([], [])
     (row,) = workflow.errors
     assert (row["step"], row["error"], row["status"]) == ("VerifySignature", "InvalidSignature", "open")
-    assert "nextAttemptAt" not in row
+    assert lane_of(row["queue"]) == Lane.OPERATOR
     assert len(workflow.mails) == len(workflow.sentry.events) == 1
 
 
@@ -206,7 +207,7 @@ def test_in_enforce_a_failed_check_lets_nothing_pass(workflow: Workflow, check: 
     assert workflow.dispatched == []
     (row,) = workflow.errors
     assert (row["step"], row["status"]) == (check, "open")
-    assert "nextAttemptAt" in row
+    assert lane_of(row["queue"]) == Lane.HEALING
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -314,7 +315,7 @@ def test_a_callback_that_contradicts_our_data_waits_for_an_operator(
     (row,) = workflow.errors
     assert (row["step"], row["error"], row["status"]) == ("CrossCheckPayment", "PaymentMismatch", "open")
     assert json.loads(row["cause"])["errorMessage"] == cause
-    assert "nextAttemptAt" not in row
+    assert lane_of(row["queue"]) == Lane.OPERATOR
     assert len(workflow.records) == 1
     assert workflow.dispatched == []
 

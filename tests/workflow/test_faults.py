@@ -213,7 +213,7 @@ def assert_all_is_well(workflow: Workflow) -> None:
     assert dispatched in {record["deliveryId"] for record in records}
     assert not any("undispatchedSince" in record for record in records)
     assert {payload for _, _, payload in workflow.dispatched} == {body_of("paid").encode()}
-    assert all(row["status"] == "resolved" and "nextAttemptAt" not in row for row in workflow.errors)
+    assert all(row["status"] == "resolved" and "queue" not in row for row in workflow.errors)
 
 
 def assert_is_duplicate(workflow: Workflow) -> None:

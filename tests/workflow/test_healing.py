@@ -2,12 +2,14 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 import redrive
 import stacks
+from callbacks.queues import Lane, lane_of, shard_of
 from tests.outcomes import body_of
 from tests.workflow.account import (
     CONFIRM_DISPATCH,
@@ -74,7 +76,7 @@ def test_the_next_run_dispatches_a_payment_whose_dispatch_failed(workflow: Workf
     assert results(healing) == {"request-1": ("resolved", "200 BankApp callback recorded")}
     assert [payload.decode() for _, _, payload in workflow.dispatched] == [delivery(1)["body"]]
     assert status_of(workflow) == {"request-1": ("resolved", 1)}
-    assert "nextAttemptAt" not in workflow.errors[0]
+    assert "queue" not in workflow.errors[0]
     (record,) = workflow.records
     assert record["dispatchedBy"] == record["deliveryId"] == "2026-11-22T10:00:00.001Z#request-1"
     assert "undispatchedSince" not in record
@@ -179,7 +181,7 @@ def test_a_refused_callback_waits_for_an_operator(workflow: Workflow) -> None:
 
     by_hand = workflow.heal(requestId="request-3")
     assert results(by_hand) == {"request-3": ("open", "500 userId: must be a string, not null")}
-    assert "nextAttemptAt" not in str(workflow.errors)
+    assert {lane_of(row["queue"]) for row in workflow.errors} == {Lane.OPERATOR}
     assert len(workflow.dispatched) == 1
 
 
@@ -237,7 +239,7 @@ def test_a_dry_run_lists_and_changes_nothing(workflow: Workflow, selection: dict
     healing = workflow.heal(dryRun=True, **selection)
 
     assert [failure["requestId"] for failure in healing.output["found"]["failures"]] == ["request-1"]
-    assert "results" not in healing.output
+    assert healing.output["results"] == []
     assert (workflow.errors, workflow.records) == before
     assert workflow.dispatched == []
 
@@ -336,16 +338,23 @@ def test_all_that_one_run_gives_up_is_one_mail(workflow: Workflow) -> None:
     assert [mail.subject for mail in workflow.mails][1:] == ["[test] BankApp callback: GivenUp"]
 
 
-def test_one_run_redrives_more_than_a_page(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    selection = workflow.functions.module_global("FindFailures", "Selection")
-    monkeypatch.setitem(selection.from_event.__globals__, "MAX_FAILURES", 2)
-    fail_to_dispatch(workflow, *range(1, 6))
+def test_one_run_redrives_page_after_page_until_nothing_is_due(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = workflow.functions.module_global("FindFailures", "_is_over")
+    monkeypatch.setitem(is_over.__globals__, "RUN_TIME", timedelta(minutes=1))
+    pace = workflow.functions.module_global("FindFailures", "pace")
+    monkeypatch.setattr(pace, "FAILURES_PER_PLACE", 1)
+    monkeypatch.setattr(pace, "FIRST_CONCURRENCY", 2)
+    one_shard = [number for number in range(1, 99) if shard_of("BankApp", f"request-{number}") == "BankApp#0"]
+    fail_to_dispatch(workflow, *one_shard[:5])
     healing = workflow.heal()
 
-    assert healing.states.count("FindFailures") == 2
-    assert sorted(status_of(workflow).values()) == [("open", 0), *[("resolved", 1)] * 4]
-    workflow.heal()
-    assert sorted(paid_orders(workflow)) == [f"order-{number}" for number in range(1, 6)]
+    # The oldest and the newest of the shard, then the next two, then the last one.
+    assert healing.states.count("RedriveEach") == 3
+    assert healing.output["found"]["tally"] == {"redriven": 5, "failed": 0}
+    assert [status for status, _ in status_of(workflow).values()] == ["resolved"] * 5
+    assert sorted(paid_orders(workflow)) == sorted(f"order-{number}" for number in one_shard[:5])
 
 
 def test_a_delivery_too_large_to_redrive_is_given_up_and_stops_no_other(workflow: Workflow) -> None:
@@ -391,13 +400,15 @@ def test_a_refusal_that_an_operator_has_resolved_is_healed_completely(workflow: 
     assert paid_orders(workflow) == ["order-1"]
 
 
-def test_a_callback_execution_that_cannot_start_is_a_failed_attempt(workflow: Workflow) -> None:
+def test_a_callback_execution_that_cannot_start_is_no_attempt(workflow: Workflow) -> None:
     fail_to_dispatch(workflow, 1)
     workflow.aws.refuse(START_CALLBACK, "ThrottlingException", times=1)
-    assert results(workflow.heal())["request-1"][0] == "open"
-    assert status_of(workflow) == {"request-1": ("open", 1)}
+    assert results(workflow.heal())["request-1"] == ("not started", "Sfn.SfnException")
+    assert status_of(workflow) == {"request-1": ("open", 0)}
+    workflow.pass_time()
 
     assert results(workflow.heal())["request-1"][0] == "resolved"
+    assert status_of(workflow) == {"request-1": ("resolved", 1)}
 
 
 def test_two_parallel_runs_redrive_each_delivery_once(workflow: Workflow) -> None:

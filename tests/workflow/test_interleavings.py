@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from moto.dynamodb.models import dynamodb_backends
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 
+from callbacks.queues import AUTOMATIC, lane_of
 from tests.workflow.account import (
     CLAIM_PAYMENT,
     CONFIRM_DISPATCH,
@@ -264,7 +265,7 @@ class Interleavings(RuleBasedStateMachine):
     def _is_due(self) -> bool:
         """Return whether the healing workflow has something left to do."""
         return any("undispatchedSince" in record for record in self.workflow.records) or any(
-            "nextAttemptAt" in row for row in self.workflow.errors
+            lane_of(row.get("queue")) in AUTOMATIC for row in self.workflow.errors
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import boto3
 import pytest
 
+from callbacks.queues import Lane, lane_of
 from tests.outcomes import body_of
 from tests.sources import TEMPLATE
 from tests.workflow.account import (
@@ -71,7 +72,7 @@ def test_an_operator_learns_how_often_a_payment_may_have_been_dispatched(workflo
     undecided = [row for row in workflow.errors if row["error"] == "DispatchUndecided"]
     assert undecided
     assert {row["status"] for row in undecided} == {"open"}
-    assert not any("nextAttemptAt" in row for row in undecided)
+    assert {lane_of(row["queue"]) for row in undecided} == {Lane.OPERATOR}
     mails = [mail for mail in workflow.mails if mail.subject.endswith("DispatchUndecided")]
     assert mails
     assert f"The payment may have been dispatched {PROMISED} times" in mails[0].body

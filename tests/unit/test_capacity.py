@@ -1,0 +1,94 @@
+"""The numbers on the page about capacity follow from the shipped code."""
+
+import json
+import re
+
+import pytest
+
+from callbacks import queues
+from local.stack import ROOT
+from tests.sources import STATES
+from tests.unit.kit import Load, Task
+from tests.unit.test_drain import default
+
+PAGE = (ROOT / "docs/capacity.md").read_text()
+WRITE_UNITS = 1000  # That a partition takes in a second.
+PER_SECOND = 1000
+STATE_BYTES = 256 * 1024
+HISTORY_EVENTS = 25_000
+# A request id is API Gateway's, of some 16 characters, or the name of an execution.
+EXECUTION_NAME_CHARACTERS = 80
+# Entering, scheduling, starting, ending and leaving a state.
+EVENTS_PER_TASK = 5
+
+
+def cell(label: str, column: int = 1) -> str:
+    """Return a cell of the row on the page that begins with a label."""
+    (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| {label}")]
+    return [text.strip(" *") for text in row.strip("|").split("|")][column]
+
+
+def number(text: str) -> float:
+    found = re.search(r"[\d,.]+", text)
+    assert found
+    return float(found[0].rstrip(".").replace(",", ""))
+
+
+@pytest.fixture
+def pace(load: Load) -> Task:
+    return load("callbacks.pace", HEALING_CONCURRENCY=str(default("HealingConcurrency")))
+
+
+def test_the_page_has_the_shipped_pace(pace: Task) -> None:
+    assert number(cell("redrives at once")) == pace.FIRST_CONCURRENCY == pace.next_concurrency(0, [])
+    assert f"up to `HealingConcurrency` ({pace.MAX_CONCURRENCY})" in cell("after a page of which at most 10 %")
+    assert pace.next_concurrency(8, ["open"] * 10 + ["resolved"] * 90) == 16
+    assert pace.next_concurrency(8, ["open"] * 11 + ["resolved"] * 89) == 8
+    assert pace.next_concurrency(8, ["open"] * 26 + ["resolved"] * 74) == 4
+    per_page = f"{pace.FAILURES_PER_PLACE} for each redrive at once, at most {pace.MAX_PAGE}"
+    assert cell("failures per page") == per_page
+    assert number(cell("of them the newest")) == 100 * pace.NEWEST_SHARE
+    assert f"at most {pace.MAX_UNCONFIRMED} of them" in PAGE
+    assert f"`UnconfirmedAttempts` ({default('UnconfirmedAttempts')})" in PAGE
+
+
+def test_no_key_takes_more_writes_than_a_partition_can() -> None:
+    for index, units in (("index `undispatched`", 2), ("index `unresolved`", 2)):
+        assert number(cell(index, 1)) == queues.SHARDS
+        each = PER_SECOND * units / queues.SHARDS
+        assert number(cell(index, 2)) == each < WRITE_UNITS
+
+
+def test_request_ids_spread_evenly_over_the_shards() -> None:
+    shards = [queues.shard_of("BankApp", f"JKJaXmPLvH{request:05}") for request in range(8000)]
+    assert {shards.count(shard) for shard in queues.shards_of("BankApp")} <= set(range(900, 1100))
+
+
+def test_the_outcomes_of_a_page_fit_into_a_state(pace: Task, load: Load) -> None:
+    settle = load("settle_failure", HEALING_CONCURRENCY="100")
+    text = '"' * settle.MAX_RESULT_CHARACTERS
+    outcome = {
+        "requestId": "r" * EXECUTION_NAME_CHARACTERS,
+        "status": "left for the next run",
+        "attempts": 20,
+        "lastResult": text,
+    }
+    # Each end of each shard may give one failure more than its share.
+    size = pace.MAX_PAGE + 3 * queues.SHARDS
+    collected = [outcome["requestId"]] * 2 * queues.SHARDS * load("collect_undispatched").KEYS_PER_END
+    found = [{"requestId": outcome["requestId"]}] * size
+    state = {
+        "collected": collected,
+        "found": {"failures": found + collected},
+        "results": [outcome] * len(found + collected),
+    }
+    kibibytes = len(json.dumps(state, ensure_ascii=False).encode()) / 1024
+    assert kibibytes * 1024 < STATE_BYTES
+    assert kibibytes <= number(cell("256 KiB per state | the outcomes", 2))
+
+
+def test_the_history_of_the_longest_run_stays_below_its_limit() -> None:
+    loop = ["CollectUndispatched", "FindFailures", "IsAnyRedriven?", "RedriveEach", "IsFinished?"]
+    assert set(loop) <= set(STATES["healing"])
+    pages = 30 * 60 / 3
+    assert pages * len(loop) * EVENTS_PER_TASK <= number(cell("25,000 events", 2)) < HISTORY_EVENTS
