@@ -1,8 +1,9 @@
 """Redrives failed deliveries: one delivery, one order, or all since a time.
 
 Starts the healing workflow, as the console's "Start execution" does, and prints the outcome of each delivery. A payment
-that was dispatched is not dispatched again, unless an operator decides so with --again or --accept. Each decision asks
-for confirmation, and is kept on the failure with the caller's ARN and the reason.
+that was dispatched is not dispatched again, unless an operator decides so with --again or --accept. What a check has
+refused must pass that check, unless an operator decides with --despite that it need not. Each decision asks for
+confirmation, and is kept on the failure with the caller's ARN and the reason.
 """
 
 import argparse
@@ -24,6 +25,7 @@ MAX_REASON_CHARACTERS = 500
 QUESTIONS = {
     "again": "Dispatch payment {payment} of order {order} again? Process-paid may have received it before.",
     "accept": "Dispatch payment {payment} of order {order} as this delivery says? It contradicts an earlier one.",
+    "despite": "Dispatch payment {payment} of order {order} if it passes the checks of today? It was refused before.",
     "dismiss": "Dismiss the failed delivery of payment {payment} of order {order}? Nothing will be dispatched for it.",
 }
 POLL_SECONDS = 0.5
@@ -59,6 +61,8 @@ def redrive(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> 
         for line in _listed(page) if is_dry_run else _outcomes(page):
             outcomes[line["status"]] += 1
             print(_line_of(line), flush=True)
+    if "since" in selection and not selection.get("refused"):
+        print("Refused callbacks are left out; --refused includes them.")
     total = sum(outcomes.values())
     if not total and "requestId" in selection:
         print(f"Nothing to redrive: no failed delivery {selection['requestId']}, or it is resolved.")
@@ -106,9 +110,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(_join_values(arguments))
     reason = options.reason
+    if options.refused and options.since is None:
+        parser.error("--refused goes with --since; --request and --order include refused callbacks")
     if options.action is None:
         if reason is not None or options.yes:
-            parser.error("--reason and --yes go with --again, --accept or --dismiss")
+            parser.error("--reason and --yes go with --again, --accept, --despite or --dismiss")
         return options
     if not options.request or reason is None or options.dry_run:
         parser.error(f"--{options.action} needs --request and --reason, and takes no --dry-run")
@@ -137,11 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--request", metavar="ID", help="one delivery, by its request id from the answer, e-mail or log")
     what.add_argument("--order", metavar="ID", help="all failed deliveries of an order")
     what.add_argument("--since", metavar="TIME", help="all failures since a time, such as 2026-11-22T10:00:00+07:00")
+    parser.add_argument("--refused", action="store_true", help="with --since: also refused callbacks")
     parser.add_argument("--dry-run", action="store_true", help="only list the failures")
     decision = parser.add_mutually_exclusive_group()
     for action, text in (
         ("again", "dispatch the payment once more, although it counts as dispatched or may have been"),
         ("accept", "dispatch the delivery although it contradicts an earlier one of the payment or order"),
+        ("despite", "redrive what a check has refused, with the checks as strict as today"),
         ("dismiss", "resolve the failure without a redrive"),
     ):
         decision.add_argument(f"--{action}", dest="action", action="store_const", const=action, help=text)
@@ -154,7 +162,8 @@ def _parser() -> argparse.ArgumentParser:
 def _selection(options: argparse.Namespace) -> dict[str, Any]:
     chosen = {"requestId": options.request, "orderId": options.order, "since": options.since}
     selection: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    return selection | {"limit": PAGE} | ({"dryRun": True} if options.dry_run else {})
+    flags = {"dryRun": options.dry_run, "refused": options.refused}
+    return selection | {"limit": PAGE} | {name: True for name, is_given in flags.items() if is_given}
 
 
 def _pages(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from callbacks import config, decisions, error_log, queues, redrives, request_ids, times
+from callbacks import config, decisions, error_log, queues, redrives, request_ids, times, verdicts
 from callbacks.decisions import Action
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.transient import translate_transient_errors
@@ -96,11 +96,16 @@ def _claim(row: CallbackError, attempt: float, decision: dict[str, str] | None) 
 def _delivery(row: CallbackError, decision: dict[str, str] | None) -> Any:
     """Return the delivery as received, with the request id and time that its record's key is made of.
 
-    The permit of an earlier decision, which is in the log if its redrive failed, counts for that redrive only.
+    What an earlier claim added, which is in the log if its redrive failed, counts for that redrive only.
     """
     delivery = json.loads(row.event)
     if not isinstance(delivery, dict):
         return delivery
-    received = {name: value for name, value in delivery.items() if name != "decision"}
-    permit = {} if decision is None else {"decision": decisions.permit(decision)}
-    return {**received, "requestId": row.requestId, "receivedAt": times.milliseconds(row.receivedAt), **permit}
+    is_despite = decision is not None and decision["action"] == Action.DESPITE
+    added = {
+        "decision": decisions.permit(decision),
+        "earlier": verdicts.earlier(row.verdicts.as_dict(), is_despite=is_despite) if row.verdicts else None,
+    }
+    received = {name: value for name, value in delivery.items() if name not in added}
+    new = {name: value for name, value in added.items() if value is not None}
+    return {**received, "requestId": row.requestId, "receivedAt": times.milliseconds(row.receivedAt), **new}

@@ -6,9 +6,10 @@ from math import ceil
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from pynamodb.expressions.condition import Condition
 
-from callbacks import config, deadline, pace, queues, times
-from callbacks.errors import InvalidSelection
+from callbacks import config, deadline, errors, pace, queues, times
+from callbacks.errors import InvalidSelection, Refusal
 from callbacks.queues import Lane
 from callbacks.selection import Selection
 from callbacks.tables import CallbackError, Status, bind, longest_call, read_while
@@ -19,10 +20,10 @@ ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 # A run looks for more failures until shortly before the schedule starts the next one.
 RUN_TIME = timedelta(minutes=int(config.required("HEALING_MINUTES"))) - timedelta(seconds=30)
 
-# A run that redrives so many, and heals none, has a reason that concerns all of them.
-HOPELESS = 2
 # Entries of the index that one query reads; the filter applies afterwards.
 WALK_PAGE = 1000
+
+is_refused: Condition = CallbackError.error.is_in(*sorted(errors.names_of(Refusal)))
 
 type Row = CallbackError
 type Json = dict[str, Any]
@@ -79,7 +80,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         "next": following,
         "concurrency": concurrency,
         "tally": tally,
-        "isHopeless": tally["redriven"] == tally["failed"] >= HOPELESS,
+        "isHopeless": tally["redriven"] == tally["failed"] > 0,
     }
 
 
@@ -131,7 +132,9 @@ def _walk(all_queues: list[str], selection: Selection, has_time: HasTime) -> tup
     after = selection.after or {"queue": all_queues[0], "key": None}
     if after.get("queue") not in all_queues or "key" not in after:
         raise InvalidSelection("after: must be the `next` of the previous page")
-    has_failed_since = CallbackError.occurredAt >= selection.since
+    is_selected = CallbackError.occurredAt >= selection.since
+    if not selection.is_refused_included:
+        is_selected &= ~is_refused
     found: list[Row] = []
     key = after["key"]
     for queue in all_queues[all_queues.index(after["queue"]) :]:
@@ -139,7 +142,7 @@ def _walk(all_queues: list[str], selection: Selection, has_time: HasTime) -> tup
         if not left or not has_time():
             return found, {"queue": queue, "key": key}
         page = {"limit": left, "page_size": WALK_PAGE, "last_evaluated_key": key}
-        rows = read_while(has_time, ErrorLog.unresolved.query(queue, None, has_failed_since, **page))
+        rows = read_while(has_time, ErrorLog.unresolved.query(queue, None, is_selected, **page))
         found.extend(rows)
         key = rows.last_evaluated_key
         if key:

@@ -20,9 +20,13 @@ MAX_RESULT_CHARACTERS = 66
 
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
-
-# Step Functions does not document the names that it gives to these errors; the cause has the service's own name.
-NOT_STARTED = re.compile("Throttl|TooManyRequests|LimitExceeded|AccessDenied")
+# An error of StartSyncExecution itself that any delivery would get. Step Functions does not document the names that it
+# gives to them: an error that is not in the API's model may be just Sfn.SfnException, and its cause the service's
+# message, without a name.
+NOT_STARTED = re.compile(
+    "Throttl|TooManyRequests|LimitExceeded|Rate exceeded|AccessDenied|not authorized|StateMachineDoesNotExist"
+    "|StateMachineDeleting|Kms"
+)
 RESTART_DELAY = timedelta(minutes=1)
 
 
@@ -40,7 +44,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     Takes `requestId`, `attempt` and `run`: the execution (`Status`, and `Output` as text if it has one), the error that
     prevented it (`Error`), the `reason` why there will be none, or a `dismissal`, which resolves the failure.
-    An attempt that was not started does not count, and is made again a minute later.
+    An attempt that was not started does not count. It is made again a minute later, or if the operator decided it, when
+    they decide again.
     Returns `requestId`, `status` (the one stored, or `not started`, or `unconfirmed` for a failure that stays open in
     that lane), `attempts` and `lastResult`.
     Raises ServiceUnavailable.
@@ -49,7 +54,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
     if not result.is_started:
-        actions = [CallbackError.attempts.add(-1), *_waiting(row, Status.OPEN, row.lane, times.now() + RESTART_DELAY)]
+        actions = [CallbackError.attempts.add(-1), *_unstarted(row, event["attempt"])]
     else:
         actions = _settled(row, event, result)
     with translate_transient_errors():
@@ -73,6 +78,13 @@ def _shown(row: CallbackError, result: Result) -> str:
     if not result.is_started:
         return pace.NOT_STARTED
     return pace.UNCONFIRMED if queues.lane_of(row.queue) == Lane.UNCONFIRMED else row.status
+
+
+def _unstarted(row: CallbackError, attempt: int) -> list[Action]:
+    # Healing would redrive the delivery without the operator's decision.
+    if row.is_decided(attempt):
+        return _waiting(row, Status.OPEN, Lane.OPERATOR, datetime.fromisoformat(row.occurredAt))
+    return _waiting(row, Status.OPEN, row.lane, times.now() + RESTART_DELAY)
 
 
 def _settled(row: CallbackError, event: dict[str, Any], result: Result) -> list[Action]:
@@ -102,7 +114,8 @@ def _read(run: dict[str, Any]) -> Result:
         return Result(None, is_done=True, text=run["dismissal"])
     if run.get("Status") != SUCCEEDED or not run.get("Output"):
         text = run.get("Status") or run.get("Error") or run["reason"]
-        is_started = not NOT_STARTED.search(f"{run.get('Error')} {run.get('Cause')}")
+        # An execution that failed has its own error and cause beside its status.
+        is_started = "Status" in run or not NOT_STARTED.search(f"{run.get('Error')} {run.get('Cause')}")
         return Result(None, is_done=False, text=text, is_started=is_started)
     answer = json.loads(run["Output"])
     body = json.loads(answer["body"])

@@ -11,8 +11,7 @@ from callbacks.errors import ConfigurationError, Refusal, Unconfirmed
 from callbacks.modes import Mode
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
-
-PASSED = "passed"
+from callbacks.verdicts import FAILED, PASSED
 
 type Perform = Callable[[dict[str, Any], LambdaContext], None]
 type Handler = Callable[[dict[str, Any], LambdaContext], str]
@@ -41,7 +40,7 @@ def check(name: str) -> Callable[[Perform], Handler]:
                 if mode == Mode.ENFORCE:
                     raise
                 reason = f": {error}" if isinstance(error, Refusal | Unconfirmed) else ""
-                return f"failed: {type(error).__name__}{reason}"
+                return f"{FAILED}{type(error).__name__}{reason}"
             return PASSED
 
         return handler

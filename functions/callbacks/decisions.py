@@ -1,8 +1,8 @@
-"""An operator's decision on one failed delivery: dispatch it again, accept it despite a conflict, or dismiss it.
+"""An operator's decision on one failed delivery: dispatch it again, or despite a conflict or a check, or dismiss it.
 
 redrive.py puts it into the healing workflow's input: `id` (which no other decision has), `action`, `by` (the caller's
-ARN) and `reason`. ClaimFailure keeps it on the failure and passes its permit, `id` and `action`, to the callback
-workflow. The API builds that workflow's input without one, so no caller can decide anything.
+ARN) and `reason`. ClaimFailure keeps it on the failure. If it concerns the ledger, ClaimFailure passes its permit, `id`
+and `action`, to the callback workflow. The API builds that workflow's input without one, so no caller can decide.
 """
 
 from enum import StrEnum
@@ -17,12 +17,18 @@ MAX_CHARACTERS = 500
 class Action(StrEnum):
     """AGAIN dispatches a payment that is or may be dispatched, ACCEPT a delivery that contradicts it.
 
-    DISMISS resolves the failure without a redrive.
+    DESPITE redrives a delivery that a check refused with the checks as strict as today, and no stricter. DISMISS
+    resolves the failure without a redrive.
     """
 
     AGAIN = "again"
     ACCEPT = "accept"
+    DESPITE = "despite"
     DISMISS = "dismiss"
+
+
+# These let a delivery dispatch a payment that the ledger would not let it dispatch.
+DISPATCHING = (Action.AGAIN, Action.ACCEPT)
 
 
 def read(event: dict[str, Any]) -> dict[str, str] | None:
@@ -41,8 +47,10 @@ def read(event: dict[str, Any]) -> dict[str, str] | None:
     return decision
 
 
-def permit(decision: dict[str, str]) -> dict[str, str]:
-    """Return what the callback workflow needs to know of a decision."""
+def permit(decision: dict[str, str] | None) -> dict[str, str] | None:
+    """Return what the callback workflow needs to know of a decision, or None if that is nothing."""
+    if decision is None or decision["action"] not in DISPATCHING:
+        return None
     return {"id": decision["id"], "action": decision["action"]}
 
 
@@ -52,7 +60,7 @@ def read_permit(delivery: dict[str, Any]) -> dict[str, str] | None:
     if found is None:
         return None
     is_permit = isinstance(found, dict) and set(found) == {"id", "action"} and all(map(_is_text, found.values()))
-    if not is_permit or found["action"] not in (Action.AGAIN, Action.ACCEPT):
+    if not is_permit or found["action"] not in DISPATCHING:
         raise InvalidCallback("decision: must have an id, and again or accept as its action")
     return dict(found)
 

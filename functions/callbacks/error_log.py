@@ -22,6 +22,11 @@ def failure_of(  # noqa: PLR0913 each names a part of the failure
         "sourceIp": record.sourceIp,
         "headers": json.loads(record.signatureHeaders or "{}"),
     }
+    verdicts = {
+        "VerifySignature": record.signature,
+        "CrossCheckPayment": record.crossCheck,
+        "InquirePayment": record.inquiry,
+    }
     return Failure(
         channel=record.channel,
         function_name=function_name,
@@ -36,7 +41,7 @@ def failure_of(  # noqa: PLR0913 each names a part of the failure
         execution_arn=record.executionArn,
         request_id=record.requestId,
         event=delivery,
-        is_signed=record.signature == "passed",
+        verdicts={check: verdict for check, verdict in verdicts.items() if verdict is not None},
     )
 
 
@@ -53,6 +58,7 @@ def facts(failure: Failure) -> list[Action]:
         CallbackError.cause.set(failure.cause),
         CallbackError.event.set(json.dumps(failure.event)),
         CallbackError.lane.set(failure.lane),
+        CallbackError.verdicts.set(failure.verdicts),
     ]
     if failure.order_id is not None:
         known.append(CallbackError.orderId.set(failure.order_id))

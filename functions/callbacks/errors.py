@@ -91,3 +91,8 @@ class ConfigurationError(Exception):
 
 class InvalidSelection(Exception):
     """The healing workflow's input is invalid; the message says what is wrong with it."""
+
+
+def names_of(base: type[Exception]) -> set[str]:
+    """Return the names of an error and of the errors that are one."""
+    return {name for name, error in globals().items() if isinstance(error, type) and issubclass(error, base)}

@@ -5,19 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from callbacks import errors, model, times
+from callbacks import errors, model, times, verdicts
 from callbacks.errors import OperatorDecides, Unconfirmed
 from callbacks.modes import Mode
 from callbacks.queues import Lane
-
-
-def _names_of(base: type[Exception]) -> set[str]:
-    return {name for name, error in vars(errors).items() if isinstance(error, type) and issubclass(error, base)}
-
+from callbacks.verdicts import PASSED, Verdicts
 
 # The names of the errors that no redrive can cure, and of those that anybody can cause.
-FOR_OPERATORS = _names_of(OperatorDecides)
-UNCONFIRMED = _names_of(Unconfirmed)
+FOR_OPERATORS = errors.names_of(OperatorDecides)
+UNCONFIRMED = errors.names_of(Unconfirmed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +22,7 @@ class Failure:
 
     `step` is the state that failed, `error` the error's name, `message` its text without the stack trace, and `cause`
     everything Step Functions knows about it. `charge_id` is the callback's paymentId, which error reports call charge.
+    `verdicts` are those of the checks, as callbacks.verdicts describes them.
     """
 
     channel: str
@@ -41,7 +38,7 @@ class Failure:
     execution_arn: str
     request_id: str
     event: Any
-    is_signed: bool
+    verdicts: Verdicts
 
     @property
     def kind(self) -> tuple[str, str, str]:
@@ -56,7 +53,8 @@ class Failure:
     @property
     def lane(self) -> Lane:
         """The lane of the automatic redrives: what a stranger can cause must not delay anything else."""
-        return Lane.UNCONFIRMED if self.error in UNCONFIRMED and not self.is_signed else Lane.HEALING
+        is_signed = self.verdicts.get("VerifySignature") == PASSED
+        return Lane.UNCONFIRMED if self.error in UNCONFIRMED and not is_signed else Lane.HEALING
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
@@ -85,7 +83,7 @@ class Failure:
             execution_arn=event["executionArn"],
             request_id=model.request_id(delivery, event["executionName"]),
             event=delivery,
-            is_signed=event.get("checks", {}).get("VerifySignature", {}).get("verdict") == "passed",
+            verdicts=verdicts.of_failure(event.get("checks", {}), step, details["Error"]),
         )
 
     def as_event(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Self
 from callbacks import decisions, request_ids, times
 from callbacks.errors import InvalidSelection
 
-MEMBERS = ("requestId", "orderId", "since", "dryRun", "limit", "after", "decision")
+MEMBERS = ("requestId", "orderId", "since", "refused", "dryRun", "limit", "after", "decision")
 MAX_FAILURES = 100
 
 
@@ -15,13 +15,15 @@ MAX_FAILURES = 100
 class Selection:
     """One delivery, one order, or every failure since a time; if none is given, every failure that is due.
 
-    A page has at most `limit` failures; `after` is the `next` of the previous page. `decision` is an
-    operator's on one delivery; callbacks.decisions describes it.
+    Refused callbacks are among those since a time only if `is_refused_included`: they may be forgeries. A page has at
+    most `limit` failures; `after` is the `next` of the previous page. `decision` is an operator's on one delivery;
+    callbacks.decisions describes it.
     """
 
     request_id: str | None = None
     order_id: str | None = None
     since: str | None = None
+    is_refused_included: bool = False
     limit: int = MAX_FAILURES
     after: dict[str, Any] | None = None
     decision: dict[str, str] | None = None
@@ -47,8 +49,11 @@ class Selection:
         for member in ("requestId", "orderId", "since"):
             if member in event and not (isinstance(event[member], str) and event[member]):
                 raise InvalidSelection(f"{member}: must be a non-empty string")
-        if not isinstance(event.get("dryRun", False), bool):
-            raise InvalidSelection("dryRun: must be true or false")
+        for member in ("dryRun", "refused"):
+            if not isinstance(event.get(member, False), bool):
+                raise InvalidSelection(f"{member}: must be true or false")
+        if "refused" in event and "since" not in event:
+            raise InvalidSelection("refused: goes with since; requestId and orderId include refused callbacks")
         limit = event.get("limit", MAX_FAILURES)
         if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_FAILURES:
             raise InvalidSelection(f"limit: must be a number from 1 to {MAX_FAILURES}")
@@ -56,7 +61,15 @@ class Selection:
         if not isinstance(after, dict | None):
             raise InvalidSelection("after: must be the `next` of the previous page")
         request_id = request_ids.first_request_id(event["requestId"]) if "requestId" in event else None
-        return cls(request_id, event.get("orderId"), _time(event.get("since")), limit, after, decisions.read(event))
+        return cls(
+            request_id,
+            event.get("orderId"),
+            _time(event.get("since")),
+            event.get("refused", False),
+            limit,
+            after,
+            decisions.read(event),
+        )
 
 
 def _time(since: str | None) -> str | None:

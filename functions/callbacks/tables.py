@@ -145,7 +145,8 @@ class CallbackError(Model):
     `occurredAt` is the time of its first failure; `step`, `error`, `cause` and `executionArn` belong to the last.
     `attempts` counts its redrives. `queue` (see callbacks.queues) and `queuedAt` exist until it is resolved: `queuedAt`
     is the time of its next redrive, or of its first failure while it waits for an operator. `lane` is the lane of its
-    automatic redrives. `decisions` are the operators', oldest first.
+    automatic redrives. `verdicts` are those of the checks, by their names; see callbacks.verdicts. `decisions` are the
+    operators', oldest first.
     """
 
     requestId = UnicodeAttribute(hash_key=True)
@@ -166,6 +167,7 @@ class CallbackError(Model):
     lane = UnicodeAttribute()
     queue = UnicodeAttribute(null=True)
     queuedAt = UnicodeAttribute(null=True)
+    verdicts = MapAttribute[str, str](null=True)  # type: ignore[no-untyped-call]
     decisions = ListAttribute[Decision](of=Decision, null=True)
 
     unresolved = Unresolved()

@@ -409,6 +409,15 @@ def test_a_malformed_body_is_refused_even_if_the_bank_signed_it(
 STATE_MEMBERS = [
     pytest.param({"modes": dict.fromkeys(CHECKS, "off")}, id="modes"),
     pytest.param({"checks": {check: {"verdict": "passed"} for check in CHECKS}}, id="checks"),
+    pytest.param(
+        {
+            "earlier": {
+                "modes": dict.fromkeys(CHECKS, "off"),
+                "checks": {check: {"verdict": "passed"} for check in CHECKS},
+            }
+        },
+        id="earlier verdicts",
+    ),
     pytest.param({"delivery": {"callback": {"success": True}}, "headers": {"webhook-id": "msg_1"}}, id="delivery"),
     pytest.param({"isDone": True, "statusCode": 200, "body": '{"success": true}'}, id="answer"),
     pytest.param({"failure": None, "record": {"payment": "new"}, "dispatch": {"isDuplicate": False}}, id="results"),

@@ -11,7 +11,7 @@ PERMIT = {"id": "decision-1", "action": "again"}
 TEXTS = "decision: must have id, action, by, reason, each with 1 to 500 printable characters"
 
 
-@pytest.mark.parametrize("action", ["again", "accept", "dismiss"])
+@pytest.mark.parametrize("action", ["again", "accept", "despite", "dismiss"])
 def test_a_decision_is_read_as_it_was_made(action: str) -> None:
     decision = DECISION | {"action": action, "reason": "x" * 500}
     assert decisions.read({"requestId": "8f7e6d5c", "decision": decision}) == decision
@@ -33,8 +33,8 @@ def test_a_selection_without_a_decision_has_none() -> None:
         (DECISION | {"reason": "x" * 501}, TEXTS),
         (DECISION | {"reason": "two\nlines"}, TEXTS),
         (DECISION | {"by": 7}, TEXTS),
-        (DECISION | {"action": "retry"}, "decision: action must be one of again, accept, dismiss"),
-        (DECISION | {"action": "Again"}, "decision: action must be one of again, accept, dismiss"),
+        (DECISION | {"action": "retry"}, "decision: action must be one of again, accept, despite, dismiss"),
+        (DECISION | {"action": "Again"}, "decision: action must be one of again, accept, despite, dismiss"),
     ],
 )
 def test_a_decision_that_is_incomplete_or_unknown_is_refused(decision: Any, message: str) -> None:
@@ -50,7 +50,13 @@ def test_a_decision_is_for_one_delivery_only(selection: dict[str, str]) -> None:
 
 def test_the_callback_workflow_learns_no_more_than_it_needs() -> None:
     assert decisions.permit(DECISION) == PERMIT
+    assert decisions.permit(None) is None
     assert decisions.read_permit({"decision": PERMIT}) == PERMIT
+
+
+@pytest.mark.parametrize("action", ["despite", "dismiss"])
+def test_a_decision_that_the_ledger_need_not_know_has_no_permit(action: str) -> None:
+    assert decisions.permit(DECISION | {"action": action}) is None
 
 
 @pytest.mark.parametrize("delivery", [{}, {"decision": None}], ids=str)
@@ -60,7 +66,7 @@ def test_a_delivery_without_a_permit_has_none(delivery: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "permit",
-    ["again", [], {}, {"id": "1"}, {"id": "", "action": "again"}, {"id": "1", "action": "dismiss"}, DECISION],
+    ["again", [], {}, {"id": "1"}, {"id": "", "action": "again"}, {"id": "1", "action": "despite"}, DECISION],
     ids=str,
 )
 def test_a_delivery_with_an_unknown_permit_is_refused(permit: Any) -> None:

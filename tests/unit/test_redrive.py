@@ -74,6 +74,7 @@ def aws_with(monkeypatch: pytest.MonkeyPatch, *pages: list[dict[str, Any]]) -> A
             ["--stack", "some", "--order", "1", "--request", "2"],
             "argument --request: not allowed with argument --order",
         ),
+        (["--stack", "some", "--order", "1", "--refused"], "--refused goes with --since"),
         (["--stack", "some", "--request"], "argument --request: expected one argument"),
         (["--stack", "some", "--req", "1"], "one of the arguments --request --order --since is required"),
     ],
@@ -119,6 +120,7 @@ def test_the_local_stack_is_used_at_its_port(monkeypatch: pytest.MonkeyPatch) ->
         (["--request=-D5fJx_0aBcDeFg"], {"requestId": "-D5fJx_0aBcDeFg"}),
         (["--order", "1"], {"orderId": "1"}),
         (["--order", "-1"], {"orderId": "-1"}),
+        (["--since", "2026-11-22T10:00Z", "--refused"], {"since": "2026-11-22T10:00Z", "refused": True}),
         (["--since", "2026-11-22T10:00Z", "--dry-run"], {"since": "2026-11-22T10:00Z", "dryRun": True}),
     ],
 )
@@ -197,6 +199,11 @@ def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> list[str]:
             "accept",
             "Dispatch payment pay_bankapp_123 of order 482500007436 as this delivery says? "
             "It contradicts an earlier one.",
+        ),
+        (
+            "despite",
+            "Dispatch payment pay_bankapp_123 of order 482500007436 if it passes the checks of today? "
+            "It was refused before.",
         ),
         (
             "dismiss",
@@ -318,8 +325,8 @@ REASON = "--reason must have 1 to 500 printable characters"
         (["--request", "1", "--again", "--reason", "  "], REASON),
         (["--request", "1", "--again", "--reason", "x" * 501], REASON),
         (["--request", "1", "--again", "--reason", "two\nlines"], REASON),
-        (["--request", "1", "--reason", "x"], "--reason and --yes go with --again, --accept or --dismiss"),
-        (["--order", "1", "--yes"], "--reason and --yes go with --again, --accept or --dismiss"),
+        (["--request", "1", "--reason", "x"], "--reason and --yes go with --again, --accept, --despite or --dismiss"),
+        (["--order", "1", "--yes"], "--reason and --yes go with --again, --accept, --despite or --dismiss"),
     ],
 )
 def test_a_decision_that_is_incomplete_runs_nothing(

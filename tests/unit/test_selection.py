@@ -9,7 +9,7 @@ from tests.unit.kit import Json
 
 AFTER = {"requestId": {"S": "8f7e6d5c"}}
 DECISION = {"id": "decision-1", "action": "again", "by": "arn", "reason": "no trace"}
-MEMBERS = "requestId, orderId, since, dryRun, limit, after, decision"
+MEMBERS = "requestId, orderId, since, refused, dryRun, limit, after, decision"
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,10 @@ MEMBERS = "requestId, orderId, since, dryRun, limit, after, decision"
         ({"after": AFTER}, Selection(after=AFTER)),
         ({"after": None}, Selection()),
         ({"requestId": "8f7e6d5c", "decision": DECISION}, Selection(request_id="8f7e6d5c", decision=DECISION)),
+        (
+            {"since": "2026-11-22T10:00:00Z", "refused": True},
+            Selection(since="2026-11-22T10:00:00.000Z", is_refused_included=True),
+        ),
         # The states handle a dry run.
         ({"dryRun": True}, Selection()),
         ({"dryRun": False}, Selection()),
@@ -106,6 +110,12 @@ def test_a_time_is_converted_to_the_stored_form(since: str, read: str) -> None:
         ({"dryRun": "true"}, "dryRun: must be true or false"),
         ({"dryRun": 1}, "dryRun: must be true or false"),
         ({"dryRun": None}, "dryRun: must be true or false"),
+        ({"since": "2026-11-22T10:00:00Z", "refused": "true"}, "refused: must be true or false"),
+        (
+            {"orderId": "1", "refused": True},
+            "refused: goes with since; requestId and orderId include refused callbacks",
+        ),
+        ({"refused": False}, "refused: goes with since; requestId and orderId include refused callbacks"),
         ({"limit": 0}, "limit: must be a number from 1 to 100"),
         ({"limit": 101}, "limit: must be a number from 1 to 100"),
         ({"limit": 1.5}, "limit: must be a number from 1 to 100"),

@@ -285,3 +285,40 @@ def test_an_unknown_failure_is_an_error(task: Task, error_log: Table) -> None:
     with pytest.raises(DoesNotExist):
         task.handler(event(DONE), None)
     assert items(error_log) == []
+
+
+# Whether it was started
+
+REFUSED_TO_START = [
+    {"Error": "Sfn.SfnException", "Cause": "Rate exceeded (Service: Sfn, Status Code: 400, Request ID: 8f5e)"},
+    {"Error": "Sfn.ThrottlingException", "Cause": "no (Service: Sfn, Status Code: 400, Request ID: 8f5e)"},
+    {"Error": "Sfn.SfnException", "Cause": "User: arn is not authorized to perform: states:StartSyncExecution"},
+    {"Error": "Sfn.StateMachineDoesNotExistException", "Cause": "State Machine Does Not Exist"},
+    {"Error": "Sfn.KmsAccessDeniedException", "Cause": "no"},
+]
+STARTED = [
+    {"Error": "States.Timeout"},
+    {"Error": "Sfn.SfnException", "Cause": "Internal failure (Service: Sfn, Status Code: 500, Request ID: 8f5e)"},
+    # These are about the delivery: without an end they would be tried forever.
+    {"Error": "Sfn.InvalidNameException", "Cause": "Invalid Name"},
+    {"Error": "Sfn.InvalidExecutionInputException", "Cause": "Invalid Input"},
+    # The execution's own error.
+    {"Status": "FAILED", "Error": "Lambda.TooManyRequestsException", "Cause": "Rate exceeded"},
+    {"Status": "FAILED", "Error": "States.Runtime"},
+]
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "attempts"),
+    [*((run, "not started", 2) for run in REFUSED_TO_START), *((run, "open", 3) for run in STARTED)],
+)
+def test_an_attempt_counts_unless_its_execution_was_refused(
+    task: Task, error_log: Table, claimed: Put, run: Json, status: str, attempts: int
+) -> None:
+    claimed(attempts=3, lane="healing")
+    assert task.handler(event(run, 3), None)["status"] == status
+    after = only(error_log)
+    assert (after["status"], after["attempts"]) == ("open", attempts)
+    if status == "not started":
+        due = datetime.fromisoformat(after["queuedAt"]) - times.now()
+        assert timedelta(seconds=55) < due <= timedelta(minutes=1)

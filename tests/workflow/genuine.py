@@ -40,6 +40,12 @@ def put_secret(inquiry: dict[str, str] | None = None) -> None:
     client("secretsmanager").create_secret(Name="kbank-test", SecretString=json.dumps(secret))
 
 
+def rotate_key(workflow: Workflow, key: str) -> None:
+    """Replace the bank's key, and let the tasks' caches expire."""
+    client("secretsmanager").put_secret_value(SecretId="kbank-test", SecretString=json.dumps({"webhookSecrets": [key]}))
+    forget_secrets(workflow)
+
+
 def create_tables() -> None:
     """Create the tables that the account has beside the stack."""
     for table, key in (("order-table-dev", "orderId"), ("payment3-card-payment-record-master", "paymentId")):
