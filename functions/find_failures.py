@@ -20,6 +20,8 @@ ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 # A run looks for more failures until shortly before the schedule starts the next one.
 RUN_TIME = timedelta(minutes=int(config.required("HEALING_MINUTES"))) - timedelta(seconds=30)
 
+# A run that redrives so many, and heals none, has a reason that concerns all of them; so has one that cannot start any.
+HOPELESS = 2
 # Entries of the index that one query reads; the filter applies afterwards.
 WALK_PAGE = 1000
 
@@ -80,7 +82,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         "next": following,
         "concurrency": concurrency,
         "tally": tally,
-        "isHopeless": tally["redriven"] == tally["failed"] > 0,
+        "isHopeless": tally["redriven"] == tally["failed"] >= (1 if pace.NOT_STARTED in statuses else HOPELESS),
     }
 
 

@@ -98,7 +98,7 @@ def test_a_check_that_failed_in_warn_is_made_if_it_is_enforced_now(workflow: Wor
     fail_to_dispatch(workflow, delivery())
     workflow.deploy(CrossCheckMode="enforce")
 
-    assert heal(workflow) == {"8f7e6d5c": "open"}
+    assert heal(workflow) == {"8f7e6d5c": "unconfirmed"}
     assert [(row["step"], row["error"]) for row in workflow.errors] == [("CrossCheckPayment", "OrderNotFound")]
     put_order()
     workflow.pass_time()
@@ -126,7 +126,7 @@ def test_a_laxer_mode_pays_none_of_the_forgeries_that_wait(
     workflow.deploy(CrossCheckMode=mode)
     workflow.pass_time()
 
-    assert heal(workflow, **selection) == dict.fromkeys(("request-1", "request-2", "request-3"), "open")
+    assert heal(workflow, **selection) == dict.fromkeys(("request-1", "request-2", "request-3"), "unconfirmed")
     assert workflow.dispatched == []
     # One of them is genuine, and an operator knows it.
     assert decide(workflow, "despite", request_id="request-2")[0] == "resolved"
@@ -154,7 +154,8 @@ def test_a_check_that_refused_a_callback_is_made_although_it_is_off(workflow: Wo
     workflow.deploy()
 
     for _ in range(2):
-        assert heal(workflow, requestId="8f7e6d5c") == {"8f7e6d5c": "open"}
+        status = "unconfirmed" if error == "PaymentNotConfirmed" else "open"
+        assert heal(workflow, requestId="8f7e6d5c") == {"8f7e6d5c": status}
         assert [(row["step"], row["verdicts"][check]) for row in workflow.errors] == [(check, f"refused: {error}")]
     assert workflow.dispatched == []
 
@@ -246,8 +247,8 @@ def test_a_redrive_since_a_time_leaves_out_what_was_refused_unless_asked(
     one, left_out, total = redriven()
     assert "request request-2" in one
     assert left_out == "Refused callbacks are left out; --refused includes them."
-    assert total == "1 redriven: 1 open"
-    assert redriven(refused=True)[-1] == "2 redriven: 2 open"
+    assert total == "1 redriven: 1 unconfirmed"
+    assert redriven(refused=True)[-1] == "2 redriven: 1 unconfirmed, 1 open"
     assert redriven(refused=True, dryRun=True)[-1] == "2 would be redriven: 2 open"
 
 
