@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         client = stacks.client_maker(options)
         machine_arn = stacks.output_of(client("cloudformation"), options, "HealingStateMachineArn")
+        if options.digest:
+            return send_digest(client("stepfunctions"), machine_arn)
         if options.action is None:
             return redrive(client("stepfunctions"), machine_arn, _selection(options))
         decision = _decision(options, client("sts").get_caller_identity()["Arn"])
@@ -73,6 +75,16 @@ def redrive(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> 
     summary = ", ".join(f"{count} {status}" for status, count in outcomes.most_common())
     print(f"{total} would be redriven: {summary}" if is_dry_run else f"{total} redriven: {summary}")
     return 0 if is_dry_run or set(outcomes) == {"resolved"} else 1
+
+
+def send_digest(stepfunctions: Any, machine_arn: str) -> int:
+    """Let the healing workflow e-mail operators what waits for them. Return the exit code."""
+    digest = _run(stepfunctions, machine_arn, {"digest": True})["digest"]
+    is_sent = digest["messageId"] is not None
+    print("The e-mail is sent." if is_sent else "No e-mail is sent, because nothing waits.")
+    print(f"Waiting for an operator or given up: {digest['failures']}")
+    print(f"Not listed, because anybody can have caused them: {digest['fromAnyone']}")
+    return 0
 
 
 def decide(
@@ -112,6 +124,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     reason = options.reason
     if options.refused and options.since is None:
         parser.error("--refused goes with --since; --request and --order include refused callbacks")
+    if options.digest and (options.dry_run or options.action is not None):
+        parser.error("--digest takes no --dry-run and no decision")
     if options.action is None:
         if reason is not None or options.yes:
             parser.error("--reason and --yes go with --again, --accept, --despite or --dismiss")
@@ -144,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--order", metavar="ID", help="all failed deliveries of an order")
     what.add_argument("--since", metavar="TIME", help="all failures since a time, such as 2026-11-22T10:00:00+07:00")
     parser.add_argument("--refused", action="store_true", help="with --since: also refused callbacks")
+    what.add_argument("--digest", action="store_true", help="redrive nothing; e-mail operators what waits for them")
     parser.add_argument("--dry-run", action="store_true", help="only list the failures")
     decision = parser.add_mutually_exclusive_group()
     for action, text in (

@@ -1,88 +1,34 @@
-"""ReportToSentry: one Sentry event per failure, sent before the function returns."""
+"""ReportToSentry: tells Sentry what failed, before the function returns."""
 
 from typing import Any
 
-import sentry_sdk
-import urllib3
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
-from sentry_sdk.utils import Dsn
-
-from callbacks import config
-from callbacks.errors import ServiceUnavailable
+from callbacks import sentry, windows
 from callbacks.failure import Failure
 from callbacks.telemetry import logger
+from callbacks.windows import Windows
 
-http = urllib3.PoolManager(timeout=urllib3.Timeout(total=1.5), retries=False)
-
-
-class SentryRefusal(Exception):
-    """Sentry rejected the event for good; a retry does not help."""
-
-
-class DirectTransport(Transport):
-    """Sends synchronously and raises if that fails.
-
-    The SDK's own transport sends from a thread, which Lambda freezes, and silently drops what it cannot send.
-    """
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        super().__init__(options)
-        self._auth = Dsn(options["dsn"]).to_auth("payment3-callback")
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        """Post the envelope. Raises ServiceUnavailable, or SentryRefusal if a retry cannot help."""
-        headers = {"Content-Type": "application/x-sentry-envelope", "X-Sentry-Auth": self._auth.to_header()}
-        url, body = self._auth.get_api_url(), envelope.serialize()
-        try:
-            # The status says everything; do not wait for a body that trickles in.
-            response = http.request("POST", url, body=body, headers=headers, preload_content=False)
-            response.close()
-        except urllib3.exceptions.HTTPError as error:
-            raise ServiceUnavailable(f"Sentry cannot be reached: {type(error).__name__}") from error
-        if response.status == 429 or response.status >= 500:
-            raise ServiceUnavailable(f"Sentry answered {response.status}")
-        if response.status >= 300:
-            raise SentryRefusal(f"Sentry answered {response.status}")
-
-
-ENVIRONMENT = config.required("ENVIRONMENT")
-
-dsn = config.optional("SENTRY_DSN")
-if dsn:
-    # No integrations: they would add request data, arguments and local variables to the event.
-    sentry_sdk.init(
-        dsn=dsn,
-        environment=ENVIRONMENT,
-        transport=DirectTransport,
-        default_integrations=False,
-        auto_enabling_integrations=False,
-    )
+# Not the windows of the e-mails: neither report may silence the other, and a client of DynamoDB would more than double
+# this task's import time. Sentry groups the few events that several containers send.
+remembered = Windows()
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Send the failure to Sentry, grouped by function, step and error.
+    """Send the failure to Sentry, unless this container has sent one of its kind within the alert window.
 
-    Takes what Failure.from_event takes. Returns `reported`; without a DSN it is false, with a `reason`.
-    Raises ServiceUnavailable and SentryRefusal.
+    Takes what Failure.from_event takes. Returns `reported`: true, and the `eventId`, or None if none was sent;
+    without a DSN `reported` is false, with a `reason`. Raises ServiceUnavailable and SentryRefusal.
     """
     failure = Failure.from_event(event)
-    if not dsn:
+    if not sentry.dsn:
         logger.warning("Sentry is off: SENTRY_DSN is not set", executionArn=failure.execution_arn)
         return {"reported": False, "reason": "SENTRY_DSN is not set"}
-    event_id = sentry_sdk.capture_event(
-        {
-            "level": "error",
-            "exception": {"values": [{"type": failure.error, "value": failure.message}]},
-            "fingerprint": list(failure.kind),
-            "tags": {
-                "function": failure.function_name,
-                "environment": ENVIRONMENT,
-                "step": failure.step,
-                "orderId": failure.order_id or "unknown",
-                "chargeId": failure.charge_id or "unknown",
-            },
-            "contexts": {"execution": {"arn": failure.execution_arn, "requestId": failure.request_id}},
-        }
+    if remembered.find(failure.kind):
+        return {"reported": True, "eventId": None}
+    event_id = sentry.send(
+        failure.kind,
+        failure.message,
+        tags={"orderId": failure.order_id or "unknown", "chargeId": failure.charge_id or "unknown"},
+        contexts={"execution": {"arn": failure.execution_arn, "requestId": failure.request_id}},
     )
+    remembered.remember(failure.kind, windows.begin(failure.request_id))
     return {"reported": True, "eventId": event_id}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pynamodb.expressions.update import Action
 
 from callbacks import config, error_log, pace, queues, redrives, times
-from callbacks.failure import FOR_OPERATORS
+from callbacks.failure import FOR_OPERATORS, REFUSALS
 from callbacks.queues import Lane
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.telemetry import logger
@@ -42,17 +42,20 @@ class Result(NamedTuple):
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Store the result, and where the failure waits from now on, unless it is resolved.
 
-    Takes `requestId`, `attempt` and `run`: the execution (`Status`, and `Output` as text if it has one), the error that
-    prevented it (`Error`), the `reason` why there will be none, or a `dismissal`, which resolves the failure.
+    Takes `requestId`, `attempt`, `isManual` (whether an operator asked for the redrive) and `run`: the execution
+    (`Status`, and `Output` as text if it has one), the error that prevented it (`Error`), the `reason` why there will
+    be none, or a `dismissal`, which resolves the failure.
     An attempt that was not started does not count. It is made again a minute later, or if the operator decided it, when
     they decide again.
     Returns `requestId`, `status` (the one stored, or `not started`, or `unconfirmed` for a failure that stays open in
-    that lane), `attempts` and `lastResult`.
+    that lane), `attempts`, `lastResult`, and `report`: the error to report to
+    operators, or None.
     Raises ServiceUnavailable.
     """
     result = _read(event["run"])
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
+    lane = queues.lane_of(row.queue)
     if not result.is_started:
         actions = [CallbackError.attempts.add(-1), *_unstarted(row, event["attempt"])]
     else:
@@ -71,6 +74,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "status": _shown(row, result),
         "attempts": row.attempts,
         "lastResult": row.lastResult,
+        "report": _report(row, lane, is_manual=event["isManual"]),
     }
 
 
@@ -85,6 +89,19 @@ def _unstarted(row: CallbackError, attempt: int) -> list[Action]:
     if row.is_decided(attempt):
         return _waiting(row, Status.OPEN, Lane.OPERATOR, datetime.fromisoformat(row.occurredAt))
     return _waiting(row, Status.OPEN, row.lane, times.now() + RESTART_DELAY)
+
+
+def _report(row: CallbackError, lane: Lane | None, *, is_manual: bool) -> str | None:
+    """Return the error to report: the failure is given up, or refused although its callback was accepted before.
+
+    The callback workflow reports such a refusal like that of a callback which anybody can send. `lane` is the one in
+    which the failure was redriven: what anybody can cause is a kind of its own, and suppresses no other report.
+    """
+    # An operator sees the outcome of the redrive that they asked for.
+    is_refused = not is_manual and queues.lane_of(row.queue) == Lane.OPERATOR and row.error in REFUSALS
+    if row.status != Status.GIVEN_UP and not is_refused:
+        return None
+    return "UnconfirmedGivenUp" if lane == Lane.UNCONFIRMED else "GivenUp"
 
 
 def _settled(row: CallbackError, event: dict[str, Any], result: Result) -> list[Action]:

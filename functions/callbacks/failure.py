@@ -6,14 +6,20 @@ from datetime import datetime
 from typing import Any, Self
 
 from callbacks import errors, model, times, verdicts
-from callbacks.errors import OperatorDecides, Unconfirmed
+from callbacks.errors import InvalidCallback, InvalidSignature, OperatorDecides, Refusal, Unconfirmed
 from callbacks.modes import Mode
 from callbacks.queues import Lane
 from callbacks.verdicts import PASSED, Verdicts
 
-# The names of the errors that no redrive can cure, and of those that anybody can cause.
+# The names of the errors that no redrive can cure, of refusals, and of those that anybody can cause.
 FOR_OPERATORS = errors.names_of(OperatorDecides)
+REFUSALS = errors.names_of(Refusal)
 UNCONFIRMED = errors.names_of(Unconfirmed)
+# What a callback is refused for before anything shows that it comes from the bank.
+REFUSED_AT_ONCE = {InvalidCallback.__name__, InvalidSignature.__name__}
+
+# Function, step and error: failures that agree in these are of one kind.
+type Kind = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,8 @@ class Failure:
     verdicts: Verdicts
 
     @property
-    def kind(self) -> tuple[str, str, str]:
-        """Function, step and error: failures that agree in these are of one kind."""
+    def kind(self) -> Kind:
+        """What the failure has in common with others."""
         return self.function_name, self.step, self.error
 
     @property

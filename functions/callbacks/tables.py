@@ -17,7 +17,7 @@ from pynamodb.attributes import (
     UnicodeSetAttribute,
 )
 from pynamodb.constants import NUMBER
-from pynamodb.exceptions import PutError, UpdateError
+from pynamodb.exceptions import DeleteError, PutError, UpdateError
 from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection, KeysOnlyProjection
 from pynamodb.models import Model
 from pynamodb.pagination import PageIterator, ResultIterator
@@ -96,7 +96,7 @@ class Unresolved(GlobalSecondaryIndex["CallbackError"]):
 
     class Meta:
         index_name = "unresolved"
-        projection = IncludeProjection([*SUMMARY, "occurredAt", "orderId"])
+        projection = IncludeProjection([*SUMMARY, "occurredAt", "orderId", "lane"])
 
     queue = UnicodeAttribute(hash_key=True)
     queuedAt = UnicodeAttribute(range_key=True)
@@ -219,17 +219,35 @@ class Payment(Model):
 
 
 class Alert(Model):
-    """One kind of failure and its alert window.
-
-    Until `windowEndsAt` (seconds since 1970) failures of the kind are counted in `suppressed`; the e-mail that opens
-    the next window takes the count over as `summedUp`.
-    """
+    """One kind of failure and its latest alert window, which ends at `windowEndsAt` (seconds since 1970)."""
 
     kind = UnicodeAttribute(hash_key=True)
     windowEndsAt = NumberAttribute()
     openedBy = UnicodeAttribute()
-    suppressed = NumberAttribute()
-    summedUp = NumberAttribute()
+    expiration = NumberAttribute()
+
+
+class Suppressed(Model):
+    """How many failures of a kind were not reported within one alert window: one shard of that count.
+
+    In the table of the alerts; `kind` has the window's end and the shard as well. `since` and `lastAt` are when the
+    first and the last of them failed, `lastOrder` and `lastRequest` are ids of the last. `emailed` and `sentToSentry`
+    are how many of them ReportSuppressed has told operators of.
+    """
+
+    kind = UnicodeAttribute(hash_key=True)
+    windowEndsAt = NumberAttribute()
+    channel = UnicodeAttribute()
+    functionName = UnicodeAttribute()
+    step = UnicodeAttribute()
+    error = UnicodeAttribute()
+    failures = NumberAttribute()
+    since = UnicodeAttribute()
+    lastAt = UnicodeAttribute()
+    lastOrder = UnicodeAttribute()
+    lastRequest = UnicodeAttribute()
+    emailed = NumberAttribute(default=0)
+    sentToSentry = NumberAttribute(default=0)
     expiration = NumberAttribute()
 
 
@@ -237,7 +255,7 @@ def try_write(write: Callable[[], object]) -> bool:
     """Make a conditional write; return False if its condition was not met."""
     try:
         write()
-    except (PutError, UpdateError) as error:
+    except (DeleteError, PutError, UpdateError) as error:
         # A connection error has a response as well: None.
         response = getattr(error.cause, "response", None) or {}
         if response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":

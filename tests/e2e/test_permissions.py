@@ -17,6 +17,8 @@ from tests.sources import CHECKS, FUNCTIONS, statements_of
 RECORDS = "payment3-wallet-callback-record-local"
 ERRORS = "payment3-callback-error-log-local"
 LEDGER = "payment3-payment-ledger-local"
+ALERTS = "payment3-callback-alert-local"
+YEAR_2100 = 4102444800
 CHANNEL = {"channel": "BankApp", "functionName": "bankappcallback"}
 RECEIVED_AT = "2026-11-22T10:00:00.000Z"
 
@@ -133,7 +135,36 @@ def report(task: Task) -> str:
 def report_and_count(task: Task) -> str:
     """A refused count fails nothing, and the e-mail goes out."""
     report(task)
-    return "" if task.id in task.items("payment3-callback-alert-local") else "UpdateItem operation"
+    return "" if task.id in task.items(ALERTS) else "UpdateItem operation"
+
+
+def report_repeatedly(task: Task) -> str:
+    """A refused look at the window that another failure opened fails nothing, and the e-mail goes out."""
+    kind = f"bankappcallback#SaveCallbackRecord#{task.id}"
+    task.put(ALERTS, kind=kind, windowEndsAt=YEAR_2100, openedBy="another", expiration=YEAR_2100)
+    report(task)
+    return "" if f"{kind}#{YEAR_2100}#" in task.items(ALERTS) else "GetItem operation"
+
+
+def report_count(task: Task) -> str:
+    kind = {"functionName": "bankappcallback", "step": "SaveCallbackRecord", "error": task.id}
+    times = {"since": RECEIVED_AT, "lastAt": RECEIVED_AT, "windowEndsAt": 1, "expiration": YEAR_2100}
+    task.put(ALERTS, kind=task.id, channel="BankApp", **kind, **times, failures=1, lastOrder="o", lastRequest="r")
+    return task.run(channel="BankApp")
+
+
+def send_digest(task: Task) -> str:
+    row = {
+        "requestId": task.id,
+        "status": "open",
+        "attempts": 0,
+        "step": "s",
+        "error": "PaymentConflict",
+        "event": "{}",
+    }
+    queue = {"queue": "BankApp#0#operator", "queuedAt": RECEIVED_AT, "lane": "healing"}
+    task.put(ERRORS, **row, **queue, **CHANNEL, receivedAt=RECEIVED_AT, occurredAt=RECEIVED_AT)
+    return task.run(channel="BankApp")
 
 
 def collect(task: Task, **selection: Any) -> str:
@@ -251,6 +282,7 @@ PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("InvokeProcessPaid", "dynamodb:GetItem", RECORDS, dispatch_unfinished),
     ("WriteErrorLog", "dynamodb:UpdateItem", "", report),
     ("SendErrorEmail", "dynamodb:UpdateItem", "", report_and_count),
+    ("SendErrorEmail", "dynamodb:GetItem", "", report_repeatedly),
     ("SendErrorEmail", "ses:SendEmail", "", report),
     ("CollectUndispatched", "dynamodb:Query", "/index/undispatched", collect),
     ("CollectUndispatched", "dynamodb:Query", RECORDS, collect_order),
@@ -271,6 +303,12 @@ PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("ReopenPayment", "dynamodb:UpdateItem", ERRORS, reopen),
     ("ReopenPayment", "lambda:InvokeFunction", "ReportToSentry-local", reopen_reporting),
     ("ReopenPayment", "lambda:InvokeFunction", "SendErrorEmail-local", reopen_reporting),
+    *(
+        ("ReportSuppressed", action, "", report_count)
+        for action in ("dynamodb:Scan", "dynamodb:UpdateItem", "dynamodb:DeleteItem", "ses:SendEmail")
+    ),
+    ("SendDigest", "dynamodb:Query", "", send_digest),
+    ("SendDigest", "ses:SendEmail", "", send_digest),
     ("CheckReadiness", "secretsmanager:GetSecretValue", "", deploy_signature),
     ("CheckReadiness", "dynamodb:GetItem", "order-table-dev", deploy_cross_check),
     ("CheckReadiness", "dynamodb:GetItem", "payment3-card-payment-record-master", deploy_cross_check),

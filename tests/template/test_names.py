@@ -28,6 +28,8 @@ TASKS = {
     "FindFailures": "find_failures",
     "ClaimFailure": "claim_failure",
     "SettleFailure": "settle_failure",
+    "ReportSuppressed": "report_suppressed",
+    "SendDigest": "send_digest",
 }
 # Not states: CloudFormation calls one during a deployment, and a queue the other.
 OTHERS = {"CheckReadiness": "check_readiness", "ReopenPayment": "reopen_payment"}
@@ -70,6 +72,8 @@ NEEDED_MODULES: dict[str, set[str]] = {
     "claim_failure": {"pynamodb"},
     "settle_failure": {"pynamodb"},
     "reopen_payment": {"boto3", "pynamodb"},
+    "report_suppressed": {"boto3", "pynamodb", "sentry_sdk"},
+    "send_digest": {"boto3", "pynamodb"},
     "check_readiness": {"boto3"},
 }
 

@@ -138,10 +138,12 @@ def test_the_callback_machine_is_express_and_logs_its_history_for_the_console() 
 def test_healing_runs_on_a_schedule() -> None:
     machine = RESOURCES["BankAppHealing"]["Properties"]
     assert machine["Type"] == "STANDARD"
-    schedule = machine["Events"]["Schedule"]
-    assert schedule["Type"] == "ScheduleV2"
-    assert schedule["Properties"]["ScheduleExpression"] == {"Fn::Sub": "rate(${HealingMinutes} minutes)"}
-    assert schedule["Properties"]["Input"] == "{}"
+    schedule, digest = (machine["Events"][name]["Properties"] for name in ("Schedule", "Digest"))
+    assert {event["Type"] for event in machine["Events"].values()} == {"ScheduleV2"}
+    assert schedule["ScheduleExpression"] == {"Fn::Sub": "rate(${HealingMinutes} minutes)"}
+    assert schedule["Input"] == "{}"
+    assert digest["ScheduleExpression"].startswith("cron(0 8 * * ? ")
+    assert json.loads(digest["Input"]) == {"digest": True}
 
 
 def test_an_execution_that_cannot_report_itself_sets_off_an_alarm() -> None:

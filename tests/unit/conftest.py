@@ -81,6 +81,9 @@ def isolate(patch: pytest.MonkeyPatch) -> None:
         "ERROR_LOG_TABLE": "payment3-callback-error-log-test",
         "REDRIVE_DELAY_MINUTES": "5",
         "REDRIVE_ATTEMPTS": "8",
+        "UNCONFIRMED_ATTEMPTS": "3",
+        "HEALING_MINUTES": "5",
+        "HEALING_CONCURRENCY": "60",
         "DISPATCH_AGE_MINUTES": "2",
         "LEDGER_TABLE": "payment3-payment-ledger-test",
         "MAX_DISPATCH_REPEATS": "1",
@@ -108,7 +111,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     package = importlib.import_module("callbacks")
     bind = importlib.import_module("callbacks.tables").bind
     # Like a task, they read the environment, or remember something, from their import on.
-    shared = ("alerts", "bank", "bank_secret", "items", "ledger", "redrives")
+    shared = ("windows", "alerts", "emails", "sentry", "bank", "bank_secret", "items", "ledger", "redrives")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 

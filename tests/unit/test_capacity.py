@@ -14,6 +14,7 @@ from tests.unit.test_drain import default
 PAGE = (ROOT / "docs/capacity.md").read_text()
 WRITE_UNITS = 1000  # That a partition takes in a second.
 PER_SECOND = 1000
+CONTAINERS_PER_SECOND = 100  # That Lambda starts of a function: 1,000 in 10 seconds.
 STATE_BYTES = 256 * 1024
 HISTORY_EVENTS = 25_000
 # A request id is API Gateway's, of some 16 characters, or the name of an execution.
@@ -57,6 +58,9 @@ def test_no_key_takes_more_writes_than_a_partition_can() -> None:
         assert number(cell(index, 1)) == queues.SHARDS
         each = PER_SECOND * units / queues.SHARDS
         assert number(cell(index, 2)) == each < WRITE_UNITS
+    assert number(cell("alert table: a failure", 1)) == queues.SHARDS
+    assert number(cell("alert table: a failure", 2)) == PER_SECOND / queues.SHARDS < WRITE_UNITS
+    assert number(cell("alert table: the window", 2)) == CONTAINERS_PER_SECOND < WRITE_UNITS
 
 
 def test_request_ids_spread_evenly_over_the_shards() -> None:

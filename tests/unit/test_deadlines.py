@@ -40,7 +40,15 @@ ORDER = {"Item": item(orderId="482500007436", userId="b5f392f7-6d89-433c-b24f-bf
 PAYMENT = {"orderKey": "BankApp#482500007436", "paymentId": "pay_bankapp_123", "dispatches": 1}
 CLAIM = {"claimedBy": "another", "claimedUntil": "2020-01-01T00:00:00.000Z", "attemptId": "another"}
 EXPIRED = {"Item": item(**PAYMENT, **CLAIM)}
-ALERT = {"Attributes": item(kind="k", windowEndsAt=0, openedBy="o", suppressed=0, summedUp=0, expiration=0)}
+ALERT = item(kind="k", windowEndsAt=0, openedBy="o", expiration=0)
+COUNT_OF = {"kind": "k", "channel": "BankApp", "functionName": "f", "step": "s", "error": "e", "failures": 1}
+COUNT = item(**COUNT_OF, since="t", lastAt="t", lastOrder="o", lastRequest="r", windowEndsAt=0, expiration=0)
+WAITING = {
+    "Items": [item(requestId="r", occurredAt="2020", status="open", attempts=0, error="e", lane="healing")],
+    "Count": 1,
+    "ScannedCount": 1,
+    "LastEvaluatedKey": item(requestId="r", queue="q", queuedAt="t"),
+}
 ACCESS = {"baseUrl": "https://bank.example", "clientId": "payment3", "clientSecret": "hush-hush"}
 SECRET = {"webhookSecrets": [OTHER_KEY], "inquiry": ACCESS}
 RENEWED = {**SECRET, "webhookSecrets": [KEY]}
@@ -195,6 +203,11 @@ def every_second(number: int) -> bool:
     return number % 2 == 1
 
 
+def never(_: int) -> bool:
+    """Return that no call is lost."""
+    return False
+
+
 def remember_secret(age: float | None) -> Callable[[Task], None]:
     """Return what lets a task remember a secret of that age, or none."""
 
@@ -283,9 +296,37 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "WriteErrorLog": [Case(lambda _, failure: failure, {"dynamodb:UpdateItem": CONDITIONAL})],
-    "ReportToSentry": [Case(lambda _, failure: failure, {f"POST {SENTRY}": [NOTHING]})],
+    "ReportToSentry": [
+        Case(lambda _, failure: failure, {f"POST {SENTRY}": [NOTHING]}, prepare=lambda task: task.remembered.clear())
+    ],
     "SendErrorEmail": [
-        Case(lambda _, failure: failure, {"dynamodb:UpdateItem": [ALERT, CONDITION_FAILED], "ses:SendEmail": [NOTHING]})
+        Case(
+            lambda _, failure: failure,
+            {
+                "dynamodb:UpdateItem": [{"Attributes": ALERT}, CONDITION_FAILED],
+                "dynamodb:GetItem": [{"Item": ALERT}],
+                "ses:SendEmail": [NOTHING],
+            },
+            prepare=lambda task: task.alerts.remembered.clear(),
+        )
+    ],
+    "ReportSuppressed": [
+        Case(
+            lambda *_: CHANNEL,
+            {
+                "dynamodb:Scan": [{"Items": [COUNT], "Count": 1, "ScannedCount": 1}],
+                "dynamodb:UpdateItem": [{"Attributes": COUNT | item(emailed=1)}],
+                "dynamodb:DeleteItem": [NOTHING],
+                "ses:SendEmail": [NOTHING],
+                f"POST {SENTRY}": [NOTHING],
+            },
+            is_lost=is_lost,
+        )
+        for is_lost in (every_second, never)
+    ],
+    "SendDigest": [
+        Case(lambda *_: CHANNEL, {"dynamodb:Query": [WAITING], "ses:SendEmail": [NOTHING]}, is_lost=is_lost)
+        for is_lost in (every_second, never)
     ],
     "CollectUndispatched": [
         Case(
@@ -346,7 +387,7 @@ CASES: dict[str, list[Case]] = {
                 "dynamodb:GetItem": [FAULT],
                 "PUT https://cloudformation.example/answer": [NOTHING],
             },
-            is_lost=lambda _: False,
+            is_lost=never,
         )
     ],
 }

@@ -69,14 +69,16 @@ def aws_with(monkeypatch: pytest.MonkeyPatch, *pages: list[dict[str, Any]]) -> A
     [
         (["--order", "1"], "one of the arguments --stack --local is required"),
         (["--order", "1", "--local", "--stack", "some"], "argument --stack: not allowed with argument --local"),
-        (["--stack", "some"], "one of the arguments --request --order --since is required"),
+        (["--stack", "some"], "one of the arguments --request --order --since --digest is required"),
         (
             ["--stack", "some", "--order", "1", "--request", "2"],
             "argument --request: not allowed with argument --order",
         ),
         (["--stack", "some", "--order", "1", "--refused"], "--refused goes with --since"),
+        (["--stack", "some", "--digest", "--dry-run"], "--digest takes no --dry-run and no decision"),
+        (["--stack", "some", "--digest", "--dismiss", "--reason", "r"], "--digest takes no --dry-run and no decision"),
         (["--stack", "some", "--request"], "argument --request: expected one argument"),
-        (["--stack", "some", "--req", "1"], "one of the arguments --request --order --since is required"),
+        (["--stack", "some", "--req", "1"], "one of the arguments --request --order --since --digest is required"),
     ],
 )
 def test_a_command_without_a_stack_or_a_selection_runs_nothing(
@@ -343,3 +345,21 @@ def test_a_decision_that_is_incomplete_runs_nothing(
 def test_the_command_and_the_workflow_allow_the_same_reasons() -> None:
     assert redrive.MAX_REASON_CHARACTERS == decisions.MAX_CHARACTERS
     assert redrive.QUESTIONS.keys() == set(decisions.Action)
+
+
+@pytest.mark.parametrize(
+    ("message_id", "printed"), [("m-1", "The e-mail is sent."), (None, "No e-mail is sent, because nothing waits.")]
+)
+def test_the_digest_is_sent_by_the_healing_workflow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], message_id: str | None, printed: str
+) -> None:
+    aws = aws_with(monkeypatch)
+    output = json.dumps({"digest": {"failures": 3, "fromAnyone": 40, "messageId": message_id}})
+    monkeypatch.setattr(aws, "describe_execution", lambda **_: {"status": "SUCCEEDED", "output": output})
+    assert redrive.main(["--stack", "some", "--digest"]) == 0
+    assert aws.selections == [{"digest": True}]
+    assert capsys.readouterr().out.splitlines() == [
+        printed,
+        "Waiting for an operator or given up: 3",
+        "Not listed, because anybody can have caused them: 40",
+    ]

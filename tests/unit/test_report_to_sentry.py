@@ -68,12 +68,36 @@ def test_failures_are_grouped_by_function_step_and_error_whatever_the_order(
 ) -> None:
     task.handler(failure, None)
     failure["event"]["body"] = '{"orderId": "another"}'
+    task.remembered.clear()
     task.handler(failure, None)
     events = all_sent(service)
     for event in events:
         assert event["fingerprint"] == ["bankappcallback", "SaveCallbackRecord", "ServiceUnavailable"]
     assert [event["tags"]["orderId"] for event in events] == ["482500007436", "another"]
     assert events[0]["event_id"] != events[1]["event_id"]
+
+
+def test_a_container_sends_one_event_for_each_kind_and_window(task: Task, service: Service, failure: Json) -> None:
+    task.handler(failure, None)
+    assert [task.handler(failure | {"executionArn": "another"}, None) for _ in range(49)] == [
+        {"reported": True, "eventId": None}
+    ] * 49
+    task.handler(failure | {"functionName": "another"}, None)
+    assert len(service.requests) == 2
+
+
+def test_an_event_is_sent_again_after_the_window(task: Task, failure: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+    task.handler(failure, None)
+    ends_at = task.windows.now() + 15 * 60
+    monkeypatch.setattr(task.windows, "now", lambda: ends_at - 2)
+    assert task.handler(failure, None)["eventId"] is None
+    monkeypatch.setattr(task.windows, "now", lambda: ends_at + 2)
+    assert task.handler(failure, None)["eventId"]
+
+
+def test_without_a_window_each_failure_is_an_event(load: Load, service: Service, failure: Json) -> None:
+    task = load("report_to_sentry", SENTRY_DSN=dsn(service.url), ALERT_WINDOW_MINUTES="0")
+    assert all(task.handler(failure, None)["eventId"] for _ in range(3))
 
 
 def test_ids_that_cannot_be_found_are_unknown(task: Task, service: Service, failure: Json) -> None:
@@ -105,7 +129,7 @@ def test_an_event_that_sentry_rejects_is_sent_once(
     task: Task, service: Service, failure: Json, status: int, error: str, within: Within
 ) -> None:
     service.answers(status, **{"Retry-After": "60", "Location": f"{service.url}/elsewhere"})
-    expected = {"SentryRefusal": task.SentryRefusal, "ServiceUnavailable": ServiceUnavailable}[error]
+    expected = {"SentryRefusal": task.sentry.SentryRefusal, "ServiceUnavailable": ServiceUnavailable}[error]
     with within(2.5), pytest.raises(expected, match=f"^Sentry answered {status}$"):
         task.handler(failure, None)
     assert len(service.requests) == 1

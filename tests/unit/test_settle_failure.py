@@ -34,7 +34,7 @@ TIMED_OUT = {"Status": "TIMED_OUT", "Output": None}
 
 def event(run: Json, attempt: int = 1) -> Json:
     """The input of the state."""
-    return {"requestId": "8f7e6d5c", "attempt": attempt, "run": run}
+    return {"requestId": "8f7e6d5c", "attempt": attempt, "isManual": False, "run": run}
 
 
 # The outcome
@@ -322,3 +322,39 @@ def test_an_attempt_counts_unless_its_execution_was_refused(
     if status == "not started":
         due = datetime.fromisoformat(after["queuedAt"]) - times.now()
         assert timedelta(seconds=55) < due <= timedelta(minutes=1)
+
+
+# What is reported to operators
+
+
+@pytest.mark.parametrize(
+    ("changes", "run", "is_manual", "report"),
+    [
+        ({"attempts": 8}, FAILED, False, "GivenUp"),
+        ({"attempts": 8}, FAILED, True, "GivenUp"),
+        ({"attempts": 3, "lane": "unconfirmed", "queue": "BankApp#0#unconfirmed"}, FAILED, False, "UnconfirmedGivenUp"),
+        ({}, FAILED, False, None),
+        ({}, DONE, False, None),
+        # It was accepted before: only then does healing redrive it.
+        ({"error": "InvalidCallback"}, FAILED, False, "GivenUp"),
+        # The callback came from anybody: it was not confirmed before it was refused.
+        ({"error": "PaymentMismatch", "queue": "BankApp#0#unconfirmed"}, FAILED, False, "UnconfirmedGivenUp"),
+        # The operator who asked for the redrive sees the outcome.
+        ({"error": "InvalidCallback"}, FAILED, True, None),
+        # The error is that of an earlier redrive.
+        ({"error": "InvalidCallback"}, TIMED_OUT, False, None),
+        # No stranger can cause it, so its own report stands out.
+        ({"error": "DispatchUndecided"}, FAILED, False, None),
+    ],
+)
+def test_a_failure_that_healing_no_longer_redrives_is_reported(
+    task: Task, claimed: Put, changes: Json, run: Json, is_manual: bool, report: str | None
+) -> None:
+    row = claimed(**{"lane": "healing", "queue": "BankApp#0#healing", "queuedAt": from_now(minutes=5), **changes})
+    outcome = task.handler({**event(run, row["attempts"]), "isManual": is_manual}, None)
+    assert outcome["report"] == report
+
+
+def test_a_failure_that_another_run_took_over_is_not_reported(task: Task, claimed: Put) -> None:
+    claimed(lane="healing", queue="BankApp#0#healing", queuedAt=from_now(minutes=5), attempts=9)
+    assert task.handler(event(FAILED, 8), None)["report"] is None

@@ -12,13 +12,14 @@ from pynamodb.exceptions import PutError, PynamoDBException, UpdateError
 from pynamodb.indexes import GlobalSecondaryIndex
 from pynamodb.models import Model
 
-from callbacks.tables import Alert, CallbackError, CallbackRecord, DecimalAttribute, bind, try_write
+from callbacks.tables import Alert, CallbackError, CallbackRecord, DecimalAttribute, Suppressed, bind, try_write
 from tests.unit.kit import Json
 
 MODELS: list[tuple[type[Model], str, set[str]]] = [
     (CallbackRecord, "WalletCallbackRecordTable", {"undispatchedSince"}),
     (CallbackError, "CallbackErrorLogTable", {"orderId", "nextAttemptAt"}),
     (Alert, "CallbackAlertTable", set()),
+    (Suppressed, "CallbackAlertTable", set()),
 ]
 
 

@@ -109,6 +109,17 @@ class Lambda:
         self._changed = Condition()
         self.attempts: Counter[str] = Counter()
         self.answers: dict[str, Any] = {}
+        for state in ("SendErrorEmail", "ReportToSentry"):
+            self.replace_container(state)
+
+    def replace_container(self, state: str) -> None:
+        """Let a container that remembers no alert window run the state's function from now on."""
+        if state == "SendErrorEmail":
+            alerts = self.module_global(state, "alerts")
+            alerts.remembered.clear()
+            alerts.uncounted.clear()
+        if state == "ReportToSentry":
+            self.module_global(state, "remembered").clear()
 
     def fail(self, state: str, fault: Fault, times: int = 99) -> None:
         """Make the next invocations of the state's function fail."""
@@ -179,6 +190,7 @@ class Lambda:
             payload = json.loads(json.dumps(result, allow_nan=False))
             self._actions.pop(state, lambda: None)()
         except ProcessKilled:
+            self.replace_container(state)
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": PROCESS_DIED}
         except Exception as error:  # noqa: BLE001 Lambda answers for any exception
             trace = traceback.format_tb(error.__traceback__)
