@@ -22,6 +22,10 @@ REFUSED_AT_ONCE = {InvalidCallback.__name__, InvalidSignature.__name__}
 type Kind = tuple[str, str, str]
 
 
+# What ClaimFailure adds to a delivery; it counts for one redrive.
+ADDED = {"decision", "earlier"}
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One failed execution.
@@ -88,7 +92,7 @@ class Failure:
             received_at=model.received_at(delivery, event["startedAt"]),
             execution_arn=event["executionArn"],
             request_id=model.request_id(delivery, event["executionName"]),
-            event=delivery,
+            event=_as_received(delivery),
             verdicts=verdicts.of_failure(event.get("checks", {}), step, details["Error"]),
         )
 
@@ -104,6 +108,12 @@ class Failure:
             "startedAt": self.received_at,
             "occurredAt": self.occurred_at,
         }
+
+
+def _as_received(delivery: Any) -> Any:
+    if not isinstance(delivery, dict):
+        return delivery
+    return {name: value for name, value in delivery.items() if name not in ADDED}
 
 
 def _message(cause: str) -> str:
