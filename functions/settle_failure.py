@@ -45,19 +45,19 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Takes `requestId`, `attempt`, `isManual` (whether an operator asked for the redrive) and `run`: the execution
     (`Status`, and `Output` as text if it has one), the error that prevented it (`Error`), the `reason` why there will
     be none, or a `dismissal`, which resolves the failure.
-    An attempt that was not started does not count. It is made again a minute later, or if the operator decided it, when
-    they decide again.
+    An attempt that was not started does not count and is made again a minute later, unless an operator decided it.
     Returns `requestId`, `status` (the one stored, or `not started`, or `unconfirmed` for a failure that stays open in
-    that lane), `attempts`, `lastResult`, and `report`: the error to report to
-    operators, or None.
+    that lane), `attempts`, `lastResult`, and `report`: the error to report to operators, or None.
     Raises ServiceUnavailable.
     """
     result = _read(event["run"])
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
     lane = queues.lane_of(row.queue)
-    if not result.is_started:
-        actions = [CallbackError.attempts.add(-1), *_unstarted(row, event["attempt"])]
+    # Without the operator's decision, the next attempt would be another one.
+    is_counted = result.is_started or row.is_decided(event["attempt"])
+    if not is_counted:
+        actions = [CallbackError.attempts.add(-1), *_waiting(row, Status.OPEN, row.lane, times.now() + RESTART_DELAY)]
     else:
         actions = _settled(row, event, result)
     with translate_transient_errors():
@@ -71,24 +71,17 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     logger.info("Failure settled", requestId=row.requestId, orderId=row.orderId, status=row.status)
     return {
         "requestId": row.requestId,
-        "status": _shown(row, result),
+        "status": _shown(row, is_counted=is_counted),
         "attempts": row.attempts,
         "lastResult": row.lastResult,
         "report": _report(row, lane, is_manual=event["isManual"]),
     }
 
 
-def _shown(row: CallbackError, result: Result) -> str:
-    if not result.is_started:
+def _shown(row: CallbackError, *, is_counted: bool) -> str:
+    if not is_counted:
         return pace.NOT_STARTED
     return pace.UNCONFIRMED if queues.lane_of(row.queue) == Lane.UNCONFIRMED else row.status
-
-
-def _unstarted(row: CallbackError, attempt: int) -> list[Action]:
-    # Healing would redrive the delivery without the operator's decision.
-    if row.is_decided(attempt):
-        return _waiting(row, Status.OPEN, Lane.OPERATOR, datetime.fromisoformat(row.occurredAt))
-    return _waiting(row, Status.OPEN, row.lane, times.now() + RESTART_DELAY)
 
 
 def _report(row: CallbackError, lane: Lane | None, *, is_manual: bool) -> str | None:

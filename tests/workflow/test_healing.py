@@ -201,7 +201,7 @@ def test_a_payment_recorded_before_a_rule_forbade_its_id_waits_for_an_operator(
     assert status_of(workflow) == {"request-1": ("open", 1)}
     (row,) = workflow.errors
     assert (row["error"], json.loads(row["event"])) == ("InvalidCallback", delivery(1, paymentId=" pay-1"))
-    assert workflow.mails[-1].subject == "[test] BankApp callback: InvalidCallback"
+    assert [mail.subject.split()[-1] for mail in workflow.mails[-2:]] == ["InvalidCallback", "GivenUp"]
     assert len(workflow.records) == 1
     assert workflow.dispatched == []
 
@@ -441,7 +441,7 @@ def test_the_command_goes_through_all_pages_and_prints_a_total(
     assert lines[-2:] == ["Refused callbacks are left out; --refused includes them.", "5 redriven: 5 resolved"]
     assert sorted(line.split()[2] for line in lines[:-2]) == [f"order-{number}" for number in range(1, 6)]
     assert run_command(workflow, since=since) == 0
-    assert capsys.readouterr().out == "Nothing to redrive.\n"
+    assert capsys.readouterr().out.splitlines()[-1] == "Nothing to redrive."
 
 
 def test_the_command_fails_if_a_delivery_does(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
