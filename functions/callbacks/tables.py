@@ -227,16 +227,14 @@ class Alert(Model):
     expiration = NumberAttribute()
 
 
-class Suppressed(Model):
+class Suppressed(Alert):
     """How many failures of a kind were not reported within one alert window: one shard of that count.
 
-    In the table of the alerts; `kind` has the window's end and the shard as well. `since` and `lastAt` are when the
-    first and the last of them failed, `lastOrder` and `lastRequest` are ids of the last. `emailed` and `sentToSentry`
-    are how many of them ReportSuppressed has told operators of.
+    In the table of the alerts, without `openedBy`; `kind` has the window's end and the shard as well. `since` and
+    `lastAt` are when the first and the last of them failed, `lastOrder` and `lastRequest` are ids of the last.
+    `emailed` and `sentToSentry` are how many of them ReportSuppressed has told operators of.
     """
 
-    kind = UnicodeAttribute(hash_key=True)
-    windowEndsAt = NumberAttribute()
     channel = UnicodeAttribute()
     functionName = UnicodeAttribute()
     step = UnicodeAttribute()
@@ -248,7 +246,6 @@ class Suppressed(Model):
     lastRequest = UnicodeAttribute()
     emailed = NumberAttribute(default=0)
     sentToSentry = NumberAttribute(default=0)
-    expiration = NumberAttribute()
 
 
 def try_write(write: Callable[[], object]) -> bool:

@@ -159,7 +159,7 @@ def test_each_make_command_has_a_target_that_is_run_and_variables_it_knows(comma
 @pytest.mark.parametrize("command", [command for command in MAKE if command.startswith("make redrive ARGS=")])
 def test_each_redrive_has_options_that_it_takes(command: str) -> None:
     options = redrive._options(shlex.split(dry_run(command).partition(" -m redrive ")[2]))
-    assert options.request or options.order or options.since
+    assert options.request or options.order or options.since or options.digest
 
 
 @pytest.mark.parametrize("command", [command for command in MAKE if command.startswith("make mark-dispatched ")])

@@ -15,6 +15,8 @@ MINUTE = 60
 WRITE_UNITS_PER_SECOND = 1000
 CONTAINERS_PER_SECOND = 100
 BURST_PER_SECOND = 1000
+# The test makes a tenth of the burst.
+SCALE = 10
 
 
 @pytest.fixture
@@ -197,7 +199,7 @@ def test_what_could_not_be_counted_is_counted_with_the_next(
 ) -> None:
     alerts.open_window(first)
     with monkeypatch.context() as broken:
-        broken.setattr(alerts, "Counts", None)
+        broken.setattr(alerts, "Alerts", None)
         assert not any(alerts.open_window(second) for _ in range(3))
     assert not alerts.open_window(second)
     assert not alerts.open_window(second)
@@ -205,11 +207,11 @@ def test_what_could_not_be_counted_is_counted_with_the_next(
 
 
 def test_no_key_takes_more_writes_than_dynamodb_allows(load: Load, service: Service, first: Failure) -> None:
-    """A second of 1,000 failures of one kind, in 100 containers: the window is open, as another container knows."""
+    """A tenth of a second of 1,000 failures of one kind, in 100 containers; another one has opened the window."""
     alerts = load("callbacks.alerts", AWS_ENDPOINT_URL=service.url)
     window = {"windowEndsAt": {"N": str(int(time.time()) + MINUTE)}, "openedBy": {"S": "o"}, "expiration": {"N": "1"}}
     found = json.dumps({"Item": {"kind": {"S": "k"}, **window}}).encode()
-    for number in range(BURST_PER_SECOND):
+    for number in range(BURST_PER_SECOND // SCALE):
         if number % (BURST_PER_SECOND // CONTAINERS_PER_SECOND) == 0:
             another_container(alerts)
             service.refuses_once("ConditionalCheckFailedException", 400)
@@ -221,5 +223,5 @@ def test_no_key_takes_more_writes_than_dynamodb_allows(load: Load, service: Serv
     # An item of up to 1 KB takes one unit; a condition that fails takes as much.
     assert max(len(json.dumps(body)) for body in bodies) < 1024 * 2
     writes = Counter(body["Key"]["kind"]["S"] for body in bodies)
-    assert sum(writes.values()) == BURST_PER_SECOND + CONTAINERS_PER_SECOND
-    assert max(writes.values()) < WRITE_UNITS_PER_SECOND / 4
+    assert sum(writes.values()) * SCALE == BURST_PER_SECOND + CONTAINERS_PER_SECOND
+    assert max(writes.values()) * SCALE < WRITE_UNITS_PER_SECOND / 4
