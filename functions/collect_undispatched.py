@@ -14,7 +14,7 @@ from pynamodb.expressions.condition import Condition
 
 from callbacks import config, deadline, error_log, queues, times
 from callbacks.selection import Selection
-from callbacks.tables import CallbackError, CallbackRecord, bind, longest_call, read_while, try_write
+from callbacks.tables import CallbackError, CallbackRecord, bind, longest_call, read_while
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
@@ -121,9 +121,4 @@ def _open_failure(record: CallbackRecord, function_name: str) -> bool:
         cause="The execution ended before it confirmed the dispatch",
         occurred_at=record.receivedAt,
     )
-    return try_write(
-        lambda: ErrorLog(record.requestId).update(
-            actions=[*error_log.facts(failure), *error_log.opening(failure, times.now())],
-            condition=CallbackError.requestId.does_not_exist(),
-        )
-    )
+    return error_log.open_failure(ErrorLog, failure, error_log.IS_NEW, times.now())

@@ -1,18 +1,19 @@
 """WriteErrorLog: stores a failure with its delivery, so that it can be explained and redriven."""
 
-from datetime import datetime
 from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from callbacks import config, error_log, redrives
 from callbacks.failure import Failure
-from callbacks.tables import CallbackError, Status, bind, try_write
-from callbacks.transient import translate_transient_errors
+from callbacks.tables import CallbackError, bind, longest_call
+from callbacks.transient import repeat_once, translate_transient_errors
 
-# Two writes fit into the function's time; the state retries.
-ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), read_timeout=0.35)
+# Two writes fit into the function's time, even if the first of them failed fast before.
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), read_timeout=0.3)
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Write one item per delivery; a second attempt writes the same item.
 
     The first failure opens the item: healing will redrive the delivery, unless only an operator can help. A later
@@ -20,15 +21,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Takes what Failure.from_event takes. Returns `reported`: true. Raises ServiceUnavailable.
     """
     failure = Failure.from_event(event)
-    item = ErrorLog(failure.request_id)
-    due_at = redrives.due_after(0, datetime.fromisoformat(failure.occurred_at))
+    due_at = redrives.first_due_at(failure.occurred_at)
+    update_seconds = longest_call(ErrorLog)
     with translate_transient_errors():
-        is_opened = try_write(
-            lambda: item.update(
-                actions=[*error_log.facts(failure), *error_log.opening(failure, due_at)],
-                condition=CallbackError.status.does_not_exist() | (CallbackError.status == Status.RESOLVED),
-            )
+        is_opened = repeat_once(
+            lambda: error_log.open_failure(ErrorLog, failure, error_log.IS_NEW | error_log.IS_RESOLVED, due_at),
+            context,
+            longest_call(ErrorLog) + update_seconds,
         )
         if not is_opened:
-            item.update(actions=error_log.facts(failure))
+            repeat_once(lambda: error_log.update_failure(ErrorLog, failure), context, update_seconds)
     return {"reported": True}

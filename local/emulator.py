@@ -41,6 +41,7 @@ def main() -> None:
         name_errors_as_lambda_does()
         isolate_functions_from_our_packages()
         give_iam_the_sender_of_an_email()
+        give_iam_one_action_for_batches_of_messages()
         record_payloads_of_events(Path(os.environ["INVOCATIONS_FILE"]))
         unpack_each_function_once(Path(os.environ["FUNCTIONS_DIR"]))
         send_failed_events_as_lambda_does()
@@ -174,6 +175,17 @@ def give_iam_the_sender_of_an_email() -> None:
 
     iam_actions.extract_resource_arn = resource_arn_of_email
     iam_actions.request_tag_context = request_context_of_email
+
+
+def give_iam_one_action_for_batches_of_messages() -> None:
+    """On AWS a batch of messages needs the permission for a single one."""
+    extract = iam_actions.extract_iam_action
+
+    def extract_single(service: str, *request: Any, **options: Any) -> str | None:
+        action: str | None = extract(service, *request, **options)
+        return action.removesuffix("Batch") if service == "sqs" and action else action
+
+    iam_actions.extract_iam_action = extract_single
 
 
 def record_payloads_of_events(file: Path) -> None:

@@ -63,4 +63,5 @@ def statements_of(role: str) -> list[dict[str, Any]]:
     ]
 
 
+QUEUES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::SQS::Queue"]
 TABLES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::DynamoDB::Table"]

@@ -1,14 +1,20 @@
-"""What the tasks that write failures to the error log have in common."""
+"""Writes failures to the error log, each with its delivery, so that it can be explained and redriven."""
 
 import json
 from datetime import datetime
 
+from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
 from callbacks import queues, times
 from callbacks.failure import Failure
 from callbacks.queues import Lane
-from callbacks.tables import CallbackError, CallbackRecord, Status
+from callbacks.tables import CallbackError, CallbackRecord, Status, try_write
+
+type ErrorLog = type[CallbackError]
+
+IS_NEW: Condition = CallbackError.status.does_not_exist()
+IS_RESOLVED: Condition = CallbackError.status == Status.RESOLVED
 
 
 def failure_of(  # noqa: PLR0913 each names a part of the failure
@@ -43,6 +49,20 @@ def failure_of(  # noqa: PLR0913 each names a part of the failure
         event=delivery,
         verdicts={check: verdict for check, verdict in verdicts.items() if verdict is not None},
     )
+
+
+def open_failure(log: ErrorLog, failure: Failure, condition: Condition, due_at: datetime) -> bool:
+    """Write a failure that healing or an operator has to redrive; return False if its item does not meet `condition`.
+
+    Raises botocore's and PynamoDB's errors, as update_failure does.
+    """
+    actions = [*facts(failure), *opening(failure, due_at)]
+    return try_write(lambda: log(failure.request_id).update(actions=actions, condition=condition))
+
+
+def update_failure(log: ErrorLog, failure: Failure) -> None:
+    """Update what failed, and nothing that decides when the failure is redriven."""
+    log(failure.request_id).update(actions=facts(failure))
 
 
 def facts(failure: Failure) -> list[Action]:

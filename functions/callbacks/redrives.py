@@ -24,6 +24,11 @@ def due_after(attempts: float, moment: datetime) -> datetime:
     return moment + min(FIRST_DELAY * (1 << int(attempts)), LONGEST_DELAY)
 
 
+def first_due_at(occurred_at: str) -> datetime:
+    """Return when to redrive a delivery for the first time that failed at `occurred_at`, ISO 8601 text."""
+    return due_after(0, datetime.fromisoformat(occurred_at))
+
+
 def is_last(attempt: float, lane: str) -> bool:
     """Return whether an attempt, counted from 1, is the last that healing makes in this lane."""
     return attempt >= MAX_ATTEMPTS[Lane(lane)]

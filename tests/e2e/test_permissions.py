@@ -42,6 +42,9 @@ class Task:
         )
         return answer["Payload"].read().decode(), base64.b64decode(answer.get("LogResult", "")).decode()
 
+    def client(self, service: str) -> Any:
+        return self._local.stack.client(service)
+
     def items(self, table: str) -> str:
         """Return all items of a table as text."""
         return str(self._local.stack.client("dynamodb").scan(TableName=table)["Items"])
@@ -167,6 +170,25 @@ def send_digest(task: Task) -> str:
     return task.run(channel="BankApp")
 
 
+def park(task: Task) -> str:
+    """Return the URL of the queue, in which a parked failure waits."""
+    sqs = task.client("sqs")
+    url: str = sqs.get_queue_url(QueueName="payment3-callback-parked-local")["QueueUrl"]
+    message = {**CHANNEL, "failure": {"SaveCallbackRecord": {"Error": "ServiceUnavailable"}}, "event": {}}
+    times = {"occurredAt": RECEIVED_AT, "startedAt": RECEIVED_AT}
+    body = {**message, **times, "executionArn": "a", "executionName": task.id}
+    sqs.send_message(QueueUrl=url, MessageBody=json.dumps(body))
+    return url
+
+
+def take(task: Task) -> str:
+    """A message that was received and not deleted would be invisible to the next call."""
+    url = park(task)
+    answer = task.run()
+    task.client("sqs").purge_queue(QueueUrl=url)
+    return answer
+
+
 def collect(task: Task, **selection: Any) -> str:
     record = {**task.callback, "amount": None, "channel": "BankApp", "executionArn": "a", "signature": "skipped"}
     task.put(RECORDS, **record, undispatchedSince=RECEIVED_AT)
@@ -284,6 +306,9 @@ PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("SendErrorEmail", "dynamodb:UpdateItem", "", report_and_count),
     ("SendErrorEmail", "dynamodb:GetItem", "", report_repeatedly),
     ("SendErrorEmail", "ses:SendEmail", "", report),
+    ("TakeParked", "sqs:ReceiveMessage", "", take),
+    ("TakeParked", "sqs:DeleteMessage", "", take),
+    ("TakeParked", "dynamodb:UpdateItem", "", take),
     ("CollectUndispatched", "dynamodb:Query", "/index/undispatched", collect),
     ("CollectUndispatched", "dynamodb:Query", RECORDS, collect_order),
     ("CollectUndispatched", "dynamodb:Query", ERRORS, dry_collect),
@@ -315,6 +340,10 @@ PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
 ]
 
 
+# Where the operation has another name than the action.
+OPERATIONS = {"lambda:InvokeFunction": "Invoke", "sqs:DeleteMessage": "DeleteMessageBatch"}
+
+
 def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -344,7 +373,7 @@ def without(action: str, resource: str) -> Callable[[Any], Any]:
 def test_a_call_is_refused_without_its_permission(
     local: Local, function: str, action: str, resource: str, make_call: Callable[[Task], str]
 ) -> None:
-    operation = "Invoke" if action == "lambda:InvokeFunction" else action.partition(":")[2]
+    operation = OPERATIONS.get(action, action.partition(":")[2])
     refused = f"{operation} operation"
     # In this order, because a process keeps what it read while it had the permission.
     with changed_policies(local, function, without(action, resource)):
@@ -379,6 +408,7 @@ def test_a_step_without_its_permissions_fails_and_is_reported(local: Local, make
 def test_the_other_reports_go_out_if_the_error_log_cannot_be_written(local: Local) -> None:
     with without_permissions(local, "WriteErrorLog"):
         answer = local.post("{}")
+    local.unreported.add(answer.request_id)
     assert answer.status == 500
     assert local.errors_of(answer) == []
     assert len(local.mails_of(answer)) == len(local.sentry_events_of(answer)) == 1

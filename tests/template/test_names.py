@@ -24,6 +24,7 @@ TASKS = {
     "WriteErrorLog": "write_error_log",
     "ReportToSentry": "report_to_sentry",
     "SendErrorEmail": "send_error_email",
+    "TakeParked": "take_parked",
     "CollectUndispatched": "collect_undispatched",
     "FindFailures": "find_failures",
     "ClaimFailure": "claim_failure",
@@ -34,8 +35,9 @@ TASKS = {
 # Not states: CloudFormation calls one during a deployment, and a queue the other.
 OTHERS = {"CheckReadiness": "check_readiness", "ReopenPayment": "reopen_payment"}
 FILES = TASKS | OTHERS
-# Tasks without a function: one decides nothing, the other would keep a function waiting.
+# Tasks without a function: one decides nothing, one must not need Lambda, the third would keep a function waiting.
 INTEGRATIONS = {
+    "ParkDelivery": "arn:aws:states:::sqs:sendMessage",
     "ConfirmDispatch": "arn:aws:states:::dynamodb:updateItem",
     "RunCallback": "arn:aws:states:::aws-sdk:sfn:startSyncExecution",
 }
@@ -67,6 +69,7 @@ NEEDED_MODULES: dict[str, set[str]] = {
     "write_error_log": {"pynamodb"},
     "report_to_sentry": {"sentry_sdk"},
     "send_error_email": {"boto3", "pynamodb"},
+    "take_parked": {"boto3", "pynamodb"},
     "collect_undispatched": {"pynamodb"},
     "find_failures": {"pynamodb"},
     "claim_failure": {"pynamodb"},

@@ -37,6 +37,7 @@ from tests.workflow.engine import ACCOUNT, ERROR_TABLE, LEDGER_TABLE, RECORD_TAB
 Call = tuple[str, ...]
 SAVE_RECORD: Call = ("PutItem", f'"TableName": "{RECORD_TABLE}"')
 SAVE_ERROR: Call = ("UpdateItem", f'"TableName": "{ERROR_TABLE}"')
+PARK: Call = ("in :", "AmazonSQS.SendMessage")
 START_CALLBACK: Call = ("StartSyncExecution",)
 SEND_MAIL: Call = ("Action=SendEmail",)
 INVOKE: Call = ("/invocations",)

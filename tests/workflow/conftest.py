@@ -19,7 +19,10 @@ from moto.stepfunctions.parser.asl.component.common.path import result_path
 from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec import execute_state
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
-from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_dynamodb
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
+    state_task_service_dynamodb,
+    state_task_service_sqs,
+)
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import (
     StateTaskServiceAwsSdk,
 )
@@ -114,8 +117,8 @@ def eval_sdk_task(task: StateTaskServiceAwsSdk, env: Any, normalised_parameters:
     env.stack.append({name[0].upper() + name[1:]: value for name, value in plain.items()})
 
 
-def dynamodb_client(service: str, **_: Any) -> Any:
-    """Return the client of the states that call DynamoDB themselves."""
+def client_of_states(service: str, **_: Any) -> Any:
+    """Return the client of the states that call a service themselves."""
     return client(service)
 
 
@@ -132,7 +135,8 @@ def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse_definition_once)
     monkeypatch.setattr(json_path, "parse", parse_path_once)
     monkeypatch.setattr(result_path, "parse", parse_path_once)
-    monkeypatch.setattr(state_task_service_dynamodb, "boto_client_for", dynamodb_client)
+    for service in (state_task_service_dynamodb, state_task_service_sqs):
+        monkeypatch.setattr(service, "boto_client_for", client_of_states)
     # The thread that starts an execution also runs it, so that nothing has to poll for its end.
     monkeypatch.setattr(ExecutionWorker, "start", ExecutionWorker._execution_logic)
     monkeypatch.setattr(StateTaskServiceAwsSdk, "_eval_service_task", eval_sdk_task)
@@ -140,6 +144,8 @@ def account(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
         for name in TABLES:
             client("dynamodb").create_table(**table(name))
+        for arguments in engine.queues():
+            client("sqs").create_queue(**arguments)
         client("ses").verify_email_identity(EmailAddress=engine.PARAMETERS["EmailFrom"])
         yield
         for thread in TMP_THREADS:

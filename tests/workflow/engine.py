@@ -13,7 +13,7 @@ from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from local import intrinsics
 from local.intrinsics import parameter_value
-from tests.sources import DEFINITION_TEXTS, MACHINES, RESOURCES, TEMPLATE, table
+from tests.sources import DEFINITION_TEXTS, MACHINES, QUEUES, RESOURCES, TEMPLATE, table
 
 REGION = "ap-southeast-1"
 ACCOUNT = "123456789012"
@@ -38,6 +38,10 @@ def names(**parameters: str) -> dict[str, Any]:
         match resource["Type"]:
             case "AWS::DynamoDB::Table":
                 known[name] = intrinsics.resolved(properties["TableName"], known)
+            case "AWS::SQS::Queue":
+                queue = intrinsics.resolved(properties["QueueName"], known)
+                known[name] = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{queue}"
+                known[f"{name}.Arn"] = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"
             case "AWS::Serverless::StateMachine":
                 machine = intrinsics.resolved(properties["Name"], known)
                 known[name] = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{machine}"
@@ -55,6 +59,21 @@ def resolved(node: Any, **parameters: str) -> Any:
 RECORD_TABLE: str = table("WalletCallbackRecordTable")["TableName"]
 LEDGER_TABLE: str = table("PaymentLedgerTable")["TableName"]
 ERROR_TABLE: str = table("CallbackErrorLogTable")["TableName"]
+PARKED_QUEUE: str = resolved({"Ref": "ParkedQueue"})
+DEAD_LETTERS: str = resolved({"Ref": "ParkedDeadLetters"})
+
+
+def queues() -> list[dict[str, Any]]:
+    """Return the arguments of CreateQueue for each queue, those that others need first."""
+    arguments = []
+    for name in QUEUES:
+        attributes = resolved(RESOURCES[name]["Properties"])
+        queue = attributes.pop("QueueName")
+        # In moto an empty answer would really wait.
+        attributes.pop("ReceiveMessageWaitTimeSeconds", None)
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in attributes.items()}
+        arguments.append({"QueueName": queue, "Attributes": texts})
+    return sorted(arguments, key=lambda each: "RedrivePolicy" in each["Attributes"])
 
 
 @dataclass(frozen=True)
@@ -162,4 +181,4 @@ def _reports_in_order(entered: list[str]) -> list[str]:
 def _reports(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     exits = [event["stateExitedEventDetails"] for event in events if "stateExitedEventDetails" in event]
     outputs = [json.loads(exited["output"]) for exited in exits if exited["name"] == "ReportFailure"]
-    return outputs[0]["reports"] if outputs else []
+    return list(outputs[0]["reports"].values()) if outputs else []
