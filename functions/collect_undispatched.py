@@ -19,11 +19,10 @@ from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
 AGE = timedelta(minutes=int(config.required("DISPATCH_AGE_MINUTES")))
-ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
-
-
 # From each end of each shard: the oldest, and the newest, so that they do not queue behind an outage.
 KEYS_PER_END = 10
+
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -91,7 +90,8 @@ def _request_id(key: CallbackRecord) -> str:
 
 def _known(keys: list[CallbackRecord]) -> set[str]:
     """Return the request ids that have a failure in the error log, which healing or an operator looks after."""
-    found = ErrorLog.batch_get([_request_id(key) for key in keys], attributes_to_get=["requestId"])
+    # A set: DynamoDB refuses a key that is asked for twice.
+    found = ErrorLog.batch_get({_request_id(key) for key in keys}, attributes_to_get=["requestId"])
     return {row.requestId for row in found}
 
 

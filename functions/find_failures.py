@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import takewhile
 from math import ceil
 from typing import Any
 
@@ -51,7 +52,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         "redriven": event["tally"]["redriven"] + len(statuses) - statuses.count(pace.UNCONFIRMED),
         "failed": event["tally"]["failed"] + sum(status in pace.TROUBLE for status in statuses),
     }
-    is_dry_run = event["selection"].get("dryRun", False)
+    is_listed = selection.is_manual or event["selection"].get("dryRun", False)
+    is_over = bool(event["concurrency"]) and _is_over(event["startedAt"])
+    size = selection.limit if is_listed else 0 if is_over else pace.page_size(concurrency)
     following = None
 
     def has_time() -> bool:
@@ -60,16 +63,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     with translate_transient_errors():
         if selection.is_manual:
             rows, following = _read_page(event["channel"], selection, has_time)
-        elif is_dry_run:
-            rows = _due(event["channel"], selection.limit, has_time)
-        elif event["concurrency"] and _is_over(event["startedAt"]):
-            rows = []
         else:
-            rows = _due(event["channel"], pace.page_size(concurrency), has_time)
-    is_listed = selection.is_manual or is_dry_run
-    # The index may not have the collected ones yet, and in a dry run they are not in the error log.
-    failures: dict[str, Json] = {request_id: {"requestId": request_id} for request_id in event["collected"]}
-    failures |= {row.requestId: _summary(row) if is_listed else {"requestId": row.requestId} for row in rows}
+            rows = _due(event["channel"], size, has_time) if size else []
+    failures: dict[str, Json] = {
+        row.requestId: _summary(row) if is_listed else {"requestId": row.requestId} for row in rows
+    }
+    # The index may not have the collected ones yet, and in a dry run they are not in the error log. Those for which the
+    # page has no room are due, like any failure.
+    collected = [request_id for request_id in event["collected"] if request_id not in failures]
+    room = len(collected) if is_listed else max(0, size - len(failures))
+    failures |= {request_id: {"requestId": request_id} for request_id in collected[:room]}
     if selection.decision:
         failures = {row.requestId: failures[row.requestId] | {"cause": row.cause} for row in rows}
     if not failures and not is_listed:
@@ -96,18 +99,20 @@ def _due(channel: str, size: int, has_time: HasTime) -> list[Row]:
     # Of the unconfirmed, the newest are the likeliest to have their order by now; a flood leaves no time for all.
     rows = _pick(channel, Lane.UNCONFIRMED, unconfirmed, has_time, is_newest_first=True)
     rows += _pick(channel, Lane.HEALING, newest, has_time, is_newest_first=True)
-    rows += _pick(channel, Lane.HEALING, size - len(rows), has_time, is_newest_first=False)
+    rows += _pick(channel, Lane.HEALING, max(1, size - len(rows)), has_time, is_newest_first=False)
     return list({row.requestId: row for row in rows}.values())
 
 
 def _pick(channel: str, lane: Lane, number: int, has_time: HasTime, *, is_newest_first: bool) -> list[Row]:
-    """Return about so many due failures of a lane, equally many from each of its queues."""
+    """Return at most so many due failures of a lane, from all of its queues."""
     is_due = CallbackError.queuedAt <= times.iso(times.now())
-    each = max(1, ceil(number / queues.SHARDS))
-    page = {"limit": each, "scan_index_forward": not is_newest_first}
-    return [
-        row for queue in queues.queues_of(channel, lane) for row in ErrorLog.unresolved.query(queue, is_due, **page)
+    page = {"limit": ceil(number / queues.SHARDS), "scan_index_forward": not is_newest_first}
+    rows = [
+        row
+        for queue in takewhile(lambda _: has_time(), queues.queues_of(channel, lane))
+        for row in ErrorLog.unresolved.query(queue, is_due, **page)
     ]
+    return sorted(rows, key=lambda row: str(row.queuedAt), reverse=is_newest_first)[:number]
 
 
 def _read_page(channel: str, selection: Selection, has_time: HasTime) -> tuple[list[Row], Any]:

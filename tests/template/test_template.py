@@ -81,12 +81,22 @@ def test_the_callback_machine_may_run_its_tasks_and_nothing_else() -> None:
     assert set(log["Action"]) == LOG_DELIVERY | TRACING
 
 
-def test_the_healing_machine_may_run_its_tasks_and_the_callback_machine_only() -> None:
-    invoke, run, trace = statements_of("HealingWorkflowRole")
+def test_the_healing_machine_may_run_its_tasks_the_callback_machine_and_its_own_map_only() -> None:
+    invoke, run, redrive, follow, log = statements_of("HealingWorkflowRole")
     assert invoke["Action"] == ["lambda:InvokeFunction"]
     assert sorted(map(str, invoke["Resource"])) == sorted(map(str, arns_of_tasks("healing")))
     assert (run["Action"], run["Resource"]) == (["states:StartSyncExecution"], {"Ref": "BankAppCallback"})
-    assert set(trace["Action"]) == TRACING
+    # By name: a role that referred to its own machine would be a cycle.
+    name = RESOURCES["BankAppHealing"]["Properties"]["Name"]["Fn::Sub"]
+    arn = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}"
+    assert redrive["Action"] == ["states:StartExecution"]
+    assert redrive["Resource"] == {"Fn::Sub": f"{arn}:stateMachine:{name}"}
+    assert follow["Action"] == ["states:DescribeExecution", "states:StopExecution"]
+    assert follow["Resource"] == {"Fn::Sub": f"{arn}:execution:{name}:*"}
+    # The child executions of the map are Express, whose history is a log.
+    assert set(log["Action"]) == LOG_DELIVERY | TRACING
+    logging = RESOURCES["BankAppHealing"]["Properties"]["Logging"]
+    assert logging == RESOURCES["BankAppCallback"]["Properties"]["Logging"]
 
 
 def test_the_api_may_start_the_callback_machine_and_nothing_else() -> None:
@@ -277,10 +287,12 @@ def test_a_table_outlives_its_stack_and_can_be_restored(logical_id: str) -> None
 
 
 # The keys of every table and index are compared with the models in tests/unit/test_tables.py.
-def test_the_error_log_indexes_project_only_attributes_of_the_model() -> None:
-    indexes = RESOURCES["CallbackErrorLogTable"]["Properties"]["GlobalSecondaryIndexes"]
-    projected = {attribute for index in indexes for attribute in index["Projection"]["NonKeyAttributes"]}
-    assert projected <= set(CallbackError.get_attributes())
+def test_the_error_log_indexes_project_what_the_model_says_and_nothing_large() -> None:
+    models = {"unresolved": CallbackError.unresolved, "byOrder": CallbackError.byOrder}
+    for index in RESOURCES["CallbackErrorLogTable"]["Properties"]["GlobalSecondaryIndexes"]:
+        projected = index["Projection"]["NonKeyAttributes"]
+        assert projected == models[index["IndexName"]].Meta.projection.non_key_attributes
+        assert set(projected) <= set(CallbackError.get_attributes()) - {"cause", "event"}
 
 
 # Parameters and checks

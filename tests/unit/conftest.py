@@ -23,6 +23,7 @@ from moto import mock_aws
 from pynamodb.models import Model
 
 from callbacks import transient
+from callbacks.queues import Lane, queue_of
 from local.intrinsics import parameter_value, resolved
 from local.stack import ROOT
 from tests.sources import RESOURCES, TABLES, TEMPLATE, table
@@ -111,7 +112,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     package = importlib.import_module("callbacks")
     bind = importlib.import_module("callbacks.tables").bind
     # Like a task, they read the environment, or remember something, from their import on.
-    shared = ("windows", "alerts", "emails", "sentry", "bank", "bank_secret", "items", "ledger", "redrives")
+    shared = ("windows", "alerts", "emails", "sentry", "bank", "bank_secret", "items", "ledger", "pace", "redrives")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 
@@ -223,10 +224,13 @@ def error_log(table_of: TableOf) -> Table:
 
 @pytest.fixture
 def failed(error_log: Table) -> Put:
-    """Put a failed delivery into the error log, long due; None leaves an attribute out."""
+    """Put a failed delivery into the error log, long due; None leaves an attribute out.
 
-    def put(**changes: Any) -> Json:
-        item = {
+    `waits_in` is the lane of its queue, None if it is resolved.
+    """
+
+    def put(waits_in: Lane | None = Lane.HEALING, **changes: Any) -> Json:
+        item: Json = {
             "requestId": "8f7e6d5c",
             "functionName": "bankappcallback",
             "occurredAt": "2020-01-01T10:00:01.000Z",
@@ -241,9 +245,12 @@ def failed(error_log: Table) -> Put:
             "event": json.dumps({"body": "{}", "sourceIp": "203.0.113.7"}),
             "status": "open",
             "attempts": 0,
-            "nextAttemptAt": "2020-01-01T10:05:01.000Z",
+            "lane": "healing",
+            "queuedAt": "2020-01-01T10:05:01.000Z" if waits_in else None,
             **changes,
         }
+        if waits_in:
+            item = {"queue": queue_of(item["channel"], waits_in, item["requestId"]), **item}
         item = {name: value for name, value in item.items() if value is not None}
         error_log.put_item(Item=item)
         return item

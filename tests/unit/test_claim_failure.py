@@ -7,6 +7,7 @@ import pytest
 from pynamodb.exceptions import DoesNotExist
 
 from callbacks import times
+from callbacks.queues import AUTOMATIC, Lane
 from tests.unit.kit import BeforeCall, Json, Load, Put, Table, Task, from_now, items, only
 
 SCHEDULED = {"requestId": "8f7e6d5c", "isManual": False}
@@ -40,43 +41,64 @@ def test_a_due_failure_is_claimed_and_returned_with_the_input_of_its_redrive(
     }
     after = only(error_log)
     # The claim of a run that dies expires in five minutes.
-    lease = datetime.fromisoformat(after["nextAttemptAt"])
+    lease = datetime.fromisoformat(after["queuedAt"])
     assert earliest <= lease <= times.now() + timedelta(minutes=5)
-    assert after == {**before, "status": "redriven", "attempts": 1, "nextAttemptAt": after["nextAttemptAt"]}
+    assert after == {**before, "status": "redriven", "attempts": 1, "queuedAt": after["queuedAt"]}
+
+
+@pytest.mark.parametrize("waits_in", [*Lane, None])
+@pytest.mark.parametrize("lane", AUTOMATIC)
+def test_a_claimed_failure_waits_for_its_expiry_in_its_automatic_lane(
+    task: Task, error_log: Table, failed: Put, waits_in: Lane | None, lane: Lane
+) -> None:
+    failed(waits_in, lane=lane, status="resolved" if waits_in is None else "open")
+    assert decide(task, DECISION)["plan"] == "redrive"
+    assert only(error_log)["queue"] == f"BankApp#3#{lane}"
 
 
 # Whether it can be claimed
 
-DUE, LATER, NEVER = "due", "later", "never"
+DUE, LATER, OPERATOR, GIVEN_UP, DONE = "due", "later", "an operator's", "given up", "done"
+
+
+@pytest.fixture
+def waiting(failed: Put) -> Put:
+    """Put a failure into the error log that waits for what `queue` says."""
+
+    def put(queue: str, **changes: Any) -> Json:
+        lane = {OPERATOR: Lane.OPERATOR, GIVEN_UP: Lane.GIVEN_UP, DONE: None}.get(queue, Lane.HEALING)
+        due = {"queuedAt": from_now(minutes=1)} if queue == LATER else {}
+        return failed(lane, **due, **changes)
+
+    return put
 
 
 @pytest.mark.parametrize(
-    ("status", "next_attempt", "by_schedule", "by_operator"),
+    ("status", "queue", "by_schedule", "by_operator"),
     [
         ("open", DUE, True, True),
         ("open", LATER, False, True),
         # A refusal: only an operator can know that it will be accepted now.
-        ("open", NEVER, False, True),
+        ("open", OPERATOR, False, True),
         # Its claim has expired.
         ("redriven", DUE, True, True),
         ("redriven", LATER, False, False),
-        ("given up", NEVER, False, True),
-        ("resolved", NEVER, False, False),
+        ("given up", GIVEN_UP, False, True),
+        ("resolved", DONE, False, False),
     ],
 )
 @pytest.mark.parametrize("is_manual", [False, True], ids=["by the schedule", "by an operator"])
 def test_the_schedule_claims_what_is_due_an_operator_all_that_is_not_in_hand(
     task: Task,
     error_log: Table,
-    failed: Put,
+    waiting: Put,
     status: str,
-    next_attempt: str,
+    queue: str,
     by_schedule: bool,
     by_operator: bool,
     is_manual: bool,
 ) -> None:
-    due = {DUE: from_now(seconds=-1), LATER: from_now(minutes=1), NEVER: None}[next_attempt]
-    before = failed(status=status, nextAttemptAt=due, attempts=1)
+    before = waiting(queue, status=status, attempts=1)
     claim = task.handler(MANUAL if is_manual else SCHEDULED, None)
     if by_operator if is_manual else by_schedule:
         assert (claim["plan"], claim["status"], claim["attempt"]) == ("redrive", "redriven", 2)
@@ -105,7 +127,7 @@ def test_only_one_of_two_concurrent_runs_claims_a_failure(
 
 
 @pytest.mark.parametrize(
-    "change", [{"status": "resolved"}, {"attempts": 2}, {"nextAttemptAt": "2020-01-01T10:06:00.000Z"}], ids=str
+    "change", [{"status": "resolved"}, {"attempts": 2}, {"queuedAt": "2020-01-01T10:06:00.000Z"}], ids=str
 )
 def test_a_failure_that_changes_meanwhile_in_one_respect_is_not_claimed(
     task: Task, error_log: Table, failed: Put, before_call: BeforeCall, change: Json
@@ -125,14 +147,14 @@ def test_each_attempt_is_counted_and_gets_a_lease(
     assert (claim["plan"], claim["attempt"]) == ("redrive", attempts + 1)
     after = only(error_log)
     assert (after["status"], after["attempts"]) == ("redriven", attempts + 1)
-    assert from_now(minutes=4) < after["nextAttemptAt"] <= from_now(minutes=5)
+    assert from_now(minutes=4) < after["queuedAt"] <= from_now(minutes=5)
 
 
-@pytest.mark.parametrize("attempts", [8, 9])
+@pytest.mark.parametrize(("lane", "attempts"), [("healing", 8), ("healing", 9), ("unconfirmed", 3)])
 def test_a_last_attempt_with_an_expired_lease_is_claimed_but_not_repeated(
-    task: Task, error_log: Table, failed: Put, attempts: int
+    task: Task, error_log: Table, failed: Put, lane: str, attempts: int
 ) -> None:
-    failed(status="redriven", attempts=attempts)
+    failed(status="redriven", lane=lane, attempts=attempts)
     claim = task.handler(SCHEDULED, None)
     assert (claim["plan"], claim["attempt"]) == ("give up", attempts)
     assert only(error_log)["attempts"] == attempts
@@ -282,28 +304,27 @@ def test_a_dismissal_is_kept_and_redrives_nothing(task: Task, error_log: Table, 
 def test_each_decision_is_kept(task: Task, error_log: Table, failed: Put) -> None:
     failed()
     decide(task, DECISION)
-    failed(**{**only(error_log), "status": "resolved", "nextAttemptAt": None})
+    failed(None, **{**only(error_log), "status": "resolved", "queue": None, "queuedAt": None})
     decide(task, DISMISSAL | {"id": "decision-2"})
     assert [entry["id"] for entry in only(error_log)["decisions"]] == ["decision-1", "decision-2"]
 
 
 @pytest.mark.parametrize(
-    ("status", "next_attempt", "is_claimed"),
+    ("status", "queue", "is_claimed"),
     [
-        ("open", NEVER, True),
+        ("open", OPERATOR, True),
         ("open", LATER, True),
-        ("given up", NEVER, True),
-        ("resolved", NEVER, True),
+        ("given up", GIVEN_UP, True),
+        ("resolved", DONE, True),
         ("redriven", DUE, True),
         ("redriven", LATER, False),
     ],
 )
 @pytest.mark.parametrize("decision", [DECISION, DISMISSAL], ids=["again", "dismiss"])
 def test_an_operator_decides_on_any_failure_that_is_not_being_redriven(
-    task: Task, error_log: Table, failed: Put, status: str, next_attempt: str, is_claimed: bool, decision: Json
+    task: Task, error_log: Table, waiting: Put, status: str, queue: str, is_claimed: bool, decision: Json
 ) -> None:
-    due = {DUE: from_now(seconds=-1), LATER: from_now(minutes=1), NEVER: None}[next_attempt]
-    failed(status=status, nextAttemptAt=due)
+    waiting(queue, status=status)
     assert (decide(task, decision)["plan"] != "skip") == is_claimed
     assert ("decisions" in only(error_log)) == is_claimed
 
@@ -311,7 +332,7 @@ def test_an_operator_decides_on_any_failure_that_is_not_being_redriven(
 def test_a_decision_is_carried_out_once(task: Task, error_log: Table, failed: Put) -> None:
     failed()
     decide(task, DECISION)
-    before = failed(**{**only(error_log), "status": "resolved", "nextAttemptAt": None})
+    before = failed(None, **{**only(error_log), "status": "resolved", "queue": None, "queuedAt": None})
     assert decide(task, DECISION) == {"plan": "skip", "status": "resolved"}
     assert only(error_log) == before
 
@@ -324,7 +345,7 @@ def test_the_permit_of_a_failed_decision_does_not_count_again(task: Task, failed
 def test_a_decided_redrive_without_a_result_is_given_up(task: Task, error_log: Table, failed: Put) -> None:
     failed()
     decide(task, DECISION)
-    failed(**{**only(error_log), "nextAttemptAt": from_now(seconds=-1)})
+    failed(**{**only(error_log), "queuedAt": from_now(seconds=-1)})
     claim = task.handler(SCHEDULED, None)
     assert (claim["plan"], claim["attempt"], claim["reason"]) == ("give up", 1, "The last attempt left no result")
 

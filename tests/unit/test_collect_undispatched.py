@@ -6,6 +6,7 @@ import pytest
 
 from callbacks import times
 from callbacks.errors import InvalidSelection
+from callbacks.queues import Lane, shard_of, shards_of
 from callbacks.tables import CallbackRecord, bind
 from tests.sources import table
 from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, Task, context, from_now, items, only
@@ -44,7 +45,9 @@ def recorded(records: Table) -> Put:
         identity = {"requestId": request_id, "deliveryId": f"{since}#{request_id}", "undispatchedSince": since}
         if since:
             identity["receivedAt"] = since
-        item = {name: value for name, value in {**RECORD, **identity, **changes}.items() if value is not None}
+        item: Json = {**RECORD, **identity, **changes}
+        item |= {"shard": shard_of(item["channel"], request_id)}
+        item = {name: value for name, value in item.items() if value is not None}
         records.put_item(Item=item)
         return item
 
@@ -57,7 +60,8 @@ def event(**selection: Any) -> Json:
 
 
 def collected(task: Task, **selection: Any) -> list[str]:
-    return [failure["requestId"] for failure in task.handler(event(**selection), context())["failures"]]
+    request_ids: list[str] = task.handler(event(**selection), context())["requestIds"]
+    return request_ids
 
 
 def undispatched(records: Table) -> list[str]:
@@ -77,9 +81,9 @@ def test_a_payment_without_a_confirmed_dispatch_becomes_a_due_failure(
 ) -> None:
     record = recorded()
     earliest = times.now() - timedelta(milliseconds=1)
-    assert task.handler(event(), context()) == {"failures": [{"requestId": "8f7e6d5c", "orderId": "482500007436"}]}
+    assert task.handler(event(), context()) == {"requestIds": ["8f7e6d5c"]}
     item = only(error_log)
-    assert earliest <= datetime.fromisoformat(item.pop("nextAttemptAt")) <= times.now()
+    assert earliest <= datetime.fromisoformat(item.pop("queuedAt")) <= times.now()
     assert json.loads(item.pop("event")) == {
         "body": record["body"],
         "requestId": "8f7e6d5c",
@@ -101,6 +105,8 @@ def test_a_payment_without_a_confirmed_dispatch_becomes_a_due_failure(
         "chargeId": "pay_bankapp_123",
         "status": "open",
         "attempts": 0,
+        "lane": "healing",
+        "queue": "BankApp#3#healing",
     }
     # Nothing else on the record changes.
     del record["undispatchedSince"]
@@ -155,6 +161,18 @@ def test_a_failure_that_the_execution_reported_is_left_alone(
     before = failed(status=status, attempts=3)
     assert collected(task) == []
     assert items(error_log) == [before]
+    # Healing looks after the failure, so the record need not be found again.
+    assert undispatched(records) == []
+    assert log() == []
+
+
+def test_a_failure_that_is_reported_during_the_move_is_left_alone(
+    task: Task, records: Table, recorded: Put, error_log: Table, failed: Put, log: Log, before_call: BeforeCall
+) -> None:
+    recorded()
+    before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="given up", attempts=3))
+    assert collected(task) == []
+    assert (only(error_log)["status"], only(error_log)["attempts"]) == ("given up", 3)
     assert undispatched(records) == []
     (line,) = log()
     assert line["isNew"] is False
@@ -182,12 +200,14 @@ def test_an_interrupted_move_is_completed_by_the_next_run(
 # Selection
 
 
-def test_lost_payments_of_the_channel_are_collected_oldest_first(task: Task, recorded: Put) -> None:
-    recorded("second", at(2))
-    recorded("first", at(1))
+def test_lost_payments_of_the_channel_are_collected_from_all_shards(task: Task, recorded: Put) -> None:
+    lost = [f"request-{number}" for number in range(30)]
+    assert {shard_of("BankApp", request_id) for request_id in lost} == set(shards_of("BankApp"))
+    for second, request_id in enumerate(lost):
+        recorded(request_id, at(second))
     recorded("declined, or confirmed", None)
     recorded("another channel's", at(1), channel="Another")
-    assert collected(task) == ["first", "second"]
+    assert sorted(collected(task)) == sorted(lost)
 
 
 @pytest.mark.parametrize(("minutes", "seconds", "is_lost"), [("2", 119, False), ("2", 121, True), ("5", 121, False)])
@@ -216,7 +236,7 @@ def test_an_operator_collects_the_payments_since_a_time_inclusive(task: Task, re
     for second in (1, 2, 3):
         recorded(str(second), at(second))
     recorded("another channel's", at(3), channel="Another")
-    assert collected(task, since="2020-01-01T17:00:02+07:00") == ["2", "3"]
+    assert sorted(collected(task, since="2020-01-01T17:00:02+07:00")) == ["2", "3"]
     assert undispatched(records) == ["1", "another channel's"]
 
 
@@ -247,14 +267,49 @@ def test_nothing_is_collected_for_one_delivery_or_a_next_page(
 
 
 @pytest.mark.parametrize("selection", [{}, {"since": "2020-01-01T00:00:00Z"}], ids=["due", "since"])
-def test_no_more_than_the_limit_are_collected_at_once(
-    task: Task, records: Table, recorded: Put, selection: Json
+def test_a_crowded_shard_is_collected_from_both_ends(
+    task: Task, records: Table, recorded: Put, monkeypatch: pytest.MonkeyPatch, selection: Json
 ) -> None:
-    for second in (1, 2, 3):
-        recorded(str(second), at(second))
-    assert collected(task, limit=2, **selection) == ["1", "2"]
-    assert undispatched(records) == ["3"]
-    assert collected(task, limit=2, **selection) == ["3"]
+    monkeypatch.setattr(task, "KEYS_PER_END", 2)
+    crowd = [name for name in (f"request-{number}" for number in range(99)) if shard_of("BankApp", name) == "BankApp#0"]
+    first, second, third, fourth, last = crowd[:5]
+    for moment, request_id in enumerate([first, second, third, fourth, last]):
+        recorded(request_id, at(moment))
+    assert collected(task, **selection) == [first, second, last, fourth]
+    assert undispatched(records) == [third]
+    assert collected(task, **selection) == [third]
+
+
+def test_the_two_ends_of_a_shard_may_overlap(task: Task, recorded: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "KEYS_PER_END", 2)
+    crowd = [name for name in (f"request-{number}" for number in range(99)) if shard_of("BankApp", name) == "BankApp#0"]
+    for moment, request_id in enumerate(crowd[:3]):
+        recorded(request_id, at(moment))
+    assert collected(task) == crowd[:3]
+
+
+def test_more_payments_than_one_read_can_look_up_are_collected(
+    task: Task, records: Table, recorded: Put, failed: Put, error_log: Table
+) -> None:
+    names = [f"request-{number}" for number in range(130)]
+    for request_id in names:
+        recorded(request_id)
+    for request_id in names[::2]:
+        failed(requestId=request_id, status="given up")
+    assert sorted(collected(task, orderId="482500007436")) == sorted(names[1::2])
+    assert undispatched(records) == []
+    assert len(items(error_log)) == 130
+
+
+# Executions that an operator started with the same input, which has a request id but no time.
+def test_two_records_of_one_request_id_are_one_failure(
+    task: Task, records: Table, recorded: Put, error_log: Table
+) -> None:
+    recorded(since=at(1))
+    recorded(since=at(2))
+    assert collected(task) == ["8f7e6d5c"]
+    assert undispatched(records) == []
+    assert only(error_log)["occurredAt"] == at(1)
 
 
 @pytest.mark.parametrize(
@@ -271,10 +326,11 @@ def test_a_dry_run_finds_the_same_payments_and_moves_none(
     assert collected(task, dryRun=False, **selection) == ["8f7e6d5c"]
 
 
-def test_a_dry_run_omits_what_the_error_log_has(task: Task, recorded: Put, failed: Put) -> None:
+def test_a_dry_run_omits_what_the_error_log_has(task: Task, recorded: Put, failed: Put, records: Table) -> None:
     recorded()
-    failed(requestId="8f7e6d5c", error="PaymentConflict", nextAttemptAt=None)
+    failed(Lane.OPERATOR, error="PaymentConflict")
     assert collected(task, dryRun=True) == []
+    assert undispatched(records) == ["8f7e6d5c"]
 
 
 # Concurrency and log

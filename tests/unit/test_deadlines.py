@@ -27,7 +27,8 @@ from callbacks.selection import MAX_FAILURES
 from tests.sources import FUNCTIONS, statements_of, timeout_of
 from tests.unit import test_cross_check_payment
 from tests.unit.kit import Json, Load, Task
-from tests.unit.test_dynamodb import CHANNEL, CONDITION_FAILED, FAILURE, RECORD, item
+from tests.unit.test_dynamodb import CONDITION_FAILED, FAILURE, RECORD, item
+from tests.unit.test_dynamodb import find as find_failures
 from tests.unit.test_signatures import KEY, OTHER_KEY, SECONDS, headers_of
 
 # What a call may be answered, by its action, or by action and table.
@@ -60,11 +61,12 @@ MORE = {
     "Items": [],
     "Count": 0,
     "ScannedCount": 1,
-    "LastEvaluatedKey": item(requestId="r", channel="c", nextAttemptAt="n"),
+    "LastEvaluatedKey": item(requestId="r", queue="q", queuedAt="t"),
 }
-KEYS = {name: RECORD[name] for name in ("orderId", "deliveryId", "channel", "undispatchedSince")}
+KEYS = {name: RECORD[name] for name in ("orderId", "deliveryId", "shard", "undispatchedSince")}
 NO_ITEMS = {"Items": [], "Count": 0, "ScannedCount": 0}
-FULL_PAGE = {"Items": [KEYS] * MAX_FAILURES, "Count": MAX_FAILURES, "ScannedCount": MAX_FAILURES}
+MANY_KEYS = [KEYS | item(deliveryId=f"2020-01-01T10:00:00.000Z#{number}") for number in range(MAX_FAILURES)]
+FULL_PAGE = {"Items": MANY_KEYS, "Count": MAX_FAILURES, "ScannedCount": MAX_FAILURES}
 
 
 class Paths:
@@ -148,7 +150,7 @@ class Network:
         )
         target = request.headers.get("X-Amz-Target", b"")
         action = only_action or (target if isinstance(target, str) else target.decode()).rpartition(".")[2]
-        table = json.loads(request.body)["TableName"] if service == "dynamodb" else ""
+        table = json.loads(request.body).get("TableName", "") if service == "dynamodb" else ""
         answer = self._take(f"{service}:{action}", table, timeout.connect_timeout + timeout.read_timeout)
         if answer == FAULT and self.is_slow:
             raise exceptions.ReadTimeoutError(endpoint_url=request.url)
@@ -244,11 +246,16 @@ def inquire(callback: Json, _: Json) -> Json:
 
 
 def collect(**selection: str) -> Callable[[Json, Json], Json]:
-    return lambda *_: {**CHANNEL, "table": "records", "selection": selection}
+    return lambda *_: {
+        "channel": "BankApp",
+        "functionName": "bankappcallback",
+        "table": "records",
+        "selection": selection,
+    }
 
 
 def find(**selection: str) -> Callable[[Json, Json], Json]:
-    return lambda *_: {**CHANNEL, "selection": selection, "collected": [], "page": 0, "next": None}
+    return lambda *_: find_failures(**selection).event
 
 
 def reopen(callback: Json, _: Json) -> Json:
@@ -333,7 +340,7 @@ CASES: dict[str, list[Case]] = {
             event,
             {
                 "dynamodb:Query records": [page],
-                f"dynamodb:Query {ERROR_LOG}": [NOTHING],
+                "dynamodb:BatchGetItem": [{"Responses": {ERROR_LOG: []}, "UnprocessedKeys": {}}],
                 "dynamodb:GetItem": [{"Item": RECORD}],
                 "dynamodb:UpdateItem records": [{"Attributes": RECORD}],
                 f"dynamodb:UpdateItem {ERROR_LOG}": [{"Attributes": {}}],
@@ -343,12 +350,14 @@ CASES: dict[str, list[Case]] = {
         for event, page in [
             (collect(), FULL_PAGE),
             (collect(orderId="482500007436"), MORE),
-            (collect(orderId="482500007436"), FULL_PAGE | {"Items": [RECORD] * MAX_FAILURES}),
+            (collect(orderId="482500007436"), FULL_PAGE | {"Items": [RECORD | key for key in MANY_KEYS]}),
         ]
     ],
     "FindFailures": [
         Case(find(orderId="482500007436"), {"dynamodb:Query": [MORE]}, is_lost=every_second),
-        Case(find(), {"dynamodb:Query": [NO_ITEMS]}),
+        Case(find(since="2020-01-01T10:00:00Z"), {"dynamodb:Query": [MORE]}, is_lost=every_second),
+        # It makes so many calls that each path would take seconds.
+        Case(find(), {"dynamodb:Query": [NO_ITEMS]}, is_lost=every_second),
         Case(find(requestId="8f7e6d5c"), {"dynamodb:GetItem": [FAILURE, NOTHING]}),
     ],
     "ClaimFailure": [Case(lambda *_: {"requestId": "8f7e6d5c", "isManual": False}, READ_FAILURE)],

@@ -15,6 +15,7 @@ from callbacks.errors import ServiceUnavailable
 from tests.unit.kit import Json, Load, Log, Service, context, operations
 
 ERRORS: dict[str, type[PynamoDBException]] = {
+    "BatchGetItem": GetError,
     "GetItem": GetError,
     "PutItem": PutError,
     "Query": QueryError,
@@ -43,7 +44,11 @@ FAILURE = {
         error="Timeout",
         event="{}",
         receivedAt="2020-01-01T10:00:00.000Z",
-        nextAttemptAt="2020-01-01T10:05:01.000Z",
+        occurredAt="2020-01-01T10:00:01.000Z",
+        channel="BankApp",
+        lane="healing",
+        queue="BankApp#3#healing",
+        queuedAt="2020-01-01T10:05:01.000Z",
     )
 }
 RECORD = item(
@@ -55,6 +60,7 @@ RECORD = item(
     extra="{}",
     body="{}",
     channel="BankApp",
+    shard="BankApp#3",
     requestId="8f7e6d5c",
     receivedAt="2020-01-01T10:00:00.000Z",
     executionArn="arn",
@@ -62,7 +68,6 @@ RECORD = item(
     undispatchedSince="2020-01-01T10:00:00.000Z",
 )
 CONDITION_FAILED = {"__type": "ConditionalCheckFailedException", "Message": "no"}
-CHANNEL = {"channel": "BankApp", "functionName": "bankappcallback"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,15 @@ def events(callback: Json, failure: Json) -> Json:
 
 def find(**selection: Any) -> Path:
     call = "GetItem" if "requestId" in selection else "Query"
-    event: Json = {**CHANNEL, "selection": selection, "collected": [], "page": 0, "next": None}
+    event: Json = {
+        "channel": "BankApp",
+        "selection": selection,
+        "collected": [],
+        "concurrency": 0,
+        "tally": {"redriven": 0, "failed": 0},
+        "results": [],
+        "startedAt": "2020-01-01T10:00:00.000Z",
+    }
     return Path("find_failures", event, [(call, {})])
 
 
@@ -107,9 +120,16 @@ PATHS = [
     ),
     Path(
         "collect_undispatched",
-        {**CHANNEL, "table": "table", "selection": {}},
+        # Of an order, because that is one query.
+        {
+            "channel": "BankApp",
+            "functionName": "bankappcallback",
+            "table": "table",
+            "selection": {"orderId": "482500007436"},
+        },
         [
             ("Query", {"Items": [RECORD], "Count": 1, "ScannedCount": 1}),
+            ("BatchGetItem", {"Responses": {"payment3-callback-error-log-test": []}, "UnprocessedKeys": {}}),
             ("GetItem", {"Item": RECORD}),
             ("UpdateItem", {"Attributes": FAILURE["Item"]}),
             ("UpdateItem", {"Attributes": RECORD}),

@@ -25,6 +25,7 @@ def test_a_failure_contains_what_its_reports_need(failure: Json) -> None:
         execution_arn=failure["executionArn"],
         request_id="8f7e6d5c",
         event=failure["event"],
+        is_signed=False,
     )
 
 
@@ -107,6 +108,30 @@ def test_the_time_of_a_failure_has_one_spelling(failure: Json, time: str) -> Non
 def test_a_failure_that_no_redrive_can_cure_needs_an_operator(failure: Json, error: str, needs_operator: bool) -> None:
     failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
     assert Failure.from_event(failure).needs_operator is needs_operator
+
+
+SIGNED = {"VerifySignature": {"verdict": "passed"}}
+
+
+@pytest.mark.parametrize(
+    ("error", "checks", "lane"),
+    [
+        ("OrderNotFound", {}, "unconfirmed"),
+        ("PaymentNotConfirmed", {}, "unconfirmed"),
+        ("OrderNotFound", {"VerifySignature": {"verdict": "skipped"}}, "unconfirmed"),
+        ("OrderNotFound", {"VerifySignature": {"verdict": "InvalidSignature: is missing"}}, "unconfirmed"),
+        # Another check's verdict says nothing about the sender.
+        ("PaymentNotConfirmed", {"CrossCheckPayment": {"verdict": "passed"}}, "unconfirmed"),
+        ("OrderNotFound", SIGNED, "healing"),
+        ("PaymentNotConfirmed", SIGNED, "healing"),
+        ("ServiceUnavailable", {}, "healing"),
+        ("DispatchUncertain", {}, "healing"),
+        ("States.Timeout", {}, "healing"),
+    ],
+)
+def test_what_a_stranger_can_cause_has_a_lane_of_its_own(failure: Json, error: str, checks: Json, lane: str) -> None:
+    failure |= {"failure": {"CrossCheckPayment": {"Error": error, "Cause": ""}}, "checks": checks}
+    assert Failure.from_event(failure).lane == lane
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(

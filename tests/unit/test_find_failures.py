@@ -4,10 +4,13 @@ from typing import Any
 import pytest
 
 from callbacks.errors import InvalidSelection, ServiceUnavailable
-from tests.unit.kit import Json, Load, Put, Service, Table, Task, context, from_now, items
+from callbacks.queues import Lane, shard_of
+from tests.unit.kit import Json, Load, Log, Put, Service, Table, Task, context, from_now, items
 
 SINCE = {"since": "2020-01-01T10:00:00Z"}
 ORDER = {"orderId": "482500007436"}
+# Request ids whose failures share a queue.
+NEIGHBORS = [f"request-{number}" for number in range(500) if shard_of("BankApp", f"request-{number}") == "BankApp#0"]
 
 
 @pytest.fixture
@@ -15,30 +18,58 @@ def task(load: Load, tables: dict[str, str]) -> Task:
     return load("find_failures", ERROR_LOG_TABLE=tables["CallbackErrorLogTable"])
 
 
-NOTHING = {"failures": [], "isManual": False, "decision": None, "next": None, "page": 1, "hasMore": False}
-
-
-def event(collected: list[Json] | None = None, page: int = 0, /, **selection: Any) -> Json:
-    """The input of the state."""
+def event(collected: list[str] | None = None, /, **selection: Any) -> Json:
+    """The input of the state before the first page."""
     return {
         "channel": "BankApp",
-        "functionName": "bankappcallback",
         "selection": selection,
         "collected": collected or [],
-        "page": page,
-        "next": None,
+        "concurrency": 0,
+        "tally": {"redriven": 0, "failed": 0},
+        "results": [],
+        "startedAt": from_now(),
     }
 
 
-def found(task: Task, **selection: Any) -> list[str]:
-    return [failure["requestId"] for failure in task.handler(event(**selection), context())["failures"]]
+def found(task: Task, collected: list[str] | None = None, /, **selection: Any) -> list[str]:
+    return [failure["requestId"] for failure in task.handler(event(collected, **selection), context())["failures"]]
+
+
+def page_of(task: Task, size: int) -> list[str]:
+    """Return the request ids of a scheduled page of the size that follows from the pace, 5, 10, 20 or 40."""
+    places = size // 5
+    results = [{"requestId": "earlier", "status": "unconfirmed"}]
+    answer = task.handler(event() | {"concurrency": places, "results": results}, context())
+    assert answer["concurrency"] == places
+    return [failure["requestId"] for failure in answer["failures"]]
 
 
 def at(second: int) -> str:
-    return f"2020-01-01T10:00:{second:02}.000Z"
+    return f"2020-01-01T10:{second // 60:02}:{second % 60:02}.000Z"
 
 
 # Selection
+
+
+NOTHING = {
+    "failures": [],
+    "isManual": False,
+    "decision": None,
+    "next": None,
+    "concurrency": 8,
+    "tally": {"redriven": 0, "failed": 0},
+    "isHopeless": False,
+}
+SUMMARY = {
+    "requestId": "8f7e6d5c",
+    "orderId": "482500007436",
+    "chargeId": "pay_bankapp_123",
+    "occurredAt": "2020-01-01T10:00:01.000Z",
+    "step": "InvokeProcessPaid",
+    "error": "ServiceUnavailable",
+    "status": "open",
+    "attempts": 2,
+}
 
 
 def test_nothing_is_found_in_an_empty_error_log(task: Task) -> None:
@@ -46,72 +77,71 @@ def test_nothing_is_found_in_an_empty_error_log(task: Task) -> None:
 
 
 @pytest.mark.parametrize(
-    "selection", [{}, {"requestId": "8f7e6d5c"}, ORDER, SINCE], ids=["due", "request", "order", "since"]
+    ("selection", "failure", "is_manual"),
+    [
+        # The redrives of a page need no more, and a state holds up to 256 KiB.
+        ({}, {"requestId": "8f7e6d5c"}, False),
+        ({"dryRun": True}, SUMMARY, False),
+        ({"requestId": "8f7e6d5c"}, SUMMARY, True),
+        (ORDER, SUMMARY, True),
+        (SINCE, SUMMARY, True),
+    ],
+    ids=["due", "due, dry run", "request", "order", "since"],
 )
-def test_a_failure_is_returned_with_its_error_and_its_redrives(task: Task, failed: Put, selection: Json) -> None:
+def test_a_failure_is_listed_in_full_for_an_operator_and_in_a_dry_run(
+    task: Task, failed: Put, selection: Json, failure: Json, is_manual: bool
+) -> None:
     failed(attempts=2)
-    assert task.handler(event(**selection), context()) == {
-        "failures": [
-            {
-                "requestId": "8f7e6d5c",
-                "orderId": "482500007436",
-                "chargeId": "pay_bankapp_123",
-                "occurredAt": "2020-01-01T10:00:01.000Z",
-                "step": "InvokeProcessPaid",
-                "error": "ServiceUnavailable",
-                "status": "open",
-                "attempts": 2,
-            }
-        ],
-        "isManual": bool(selection),
-        "decision": None,
-        "next": None,
-        "page": 1,
-        "hasMore": False,
-    }
+    answer = task.handler(event(**selection), context())
+    assert answer == NOTHING | {"failures": [failure], "isManual": is_manual}
 
 
 def test_a_failure_without_an_order_is_found(task: Task, failed: Put) -> None:
     failed(orderId=None, chargeId=None)
-    (failure,) = task.handler(event(), context())["failures"]
+    (failure,) = task.handler(event(dryRun=True), context())["failures"]
     assert (failure["requestId"], failure["orderId"], failure["chargeId"]) == ("8f7e6d5c", None, None)
 
 
-def test_the_schedule_finds_what_is_due_longest_waiting_first(task: Task, failed: Put) -> None:
-    failed(requestId="second", nextAttemptAt=at(2))
-    failed(requestId="first", nextAttemptAt=at(1))
-    failed(requestId="its claim has expired", status="redriven", nextAttemptAt=at(3))
-    failed(requestId="just now", nextAttemptAt=from_now(seconds=-1))
-    failed(requestId="not yet", nextAttemptAt=from_now(minutes=1))
-    failed(requestId="an operator's", nextAttemptAt=None)
+def test_the_schedule_finds_what_is_due_in_the_automatic_lanes(task: Task, failed: Put) -> None:
+    failed(requestId="due")
+    failed(requestId="its claim has expired", status="redriven")
+    failed(Lane.UNCONFIRMED, requestId="unconfirmed", lane="unconfirmed")
+    failed(requestId="just now", queuedAt=from_now(seconds=-1))
+    failed(requestId="not yet", queuedAt=from_now(minutes=1))
+    failed(Lane.UNCONFIRMED, requestId="unconfirmed, not yet", queuedAt=from_now(minutes=1))
+    failed(Lane.OPERATOR, requestId="an operator's")
+    failed(Lane.GIVEN_UP, requestId="given up", status="given up")
+    failed(None, requestId="resolved", status="resolved")
     failed(requestId="another channel's", channel="Another")
-    assert found(task) == ["first", "second", "its claim has expired", "just now"]
+    assert sorted(found(task)) == ["due", "its claim has expired", "just now", "unconfirmed"]
 
 
-STATUSES = ["open", "redriven", "given up", "resolved"]
+STATUSES = {"open": Lane.OPERATOR, "redriven": Lane.HEALING, "given up": Lane.GIVEN_UP, "resolved": None}
 
 
 @pytest.mark.parametrize("selection", [ORDER, SINCE], ids=["order", "since"])
-def test_an_operator_finds_everything_unresolved_oldest_first(task: Task, failed: Put, selection: Json) -> None:
-    failed(requestId="later", occurredAt=at(9), nextAttemptAt=from_now(hours=1))
-    for second, status in enumerate(STATUSES):
-        failed(requestId=status, status=status, occurredAt=at(second), nextAttemptAt=None)
-    assert found(task, **selection) == ["open", "redriven", "given up", "later"]
+def test_an_operator_finds_everything_unresolved_in_any_lane(task: Task, failed: Put, selection: Json) -> None:
+    failed(requestId="later", queuedAt=from_now(hours=1))
+    failed(Lane.UNCONFIRMED, requestId="unconfirmed")
+    for status, lane in STATUSES.items():
+        failed(lane, requestId=status, status=status)
+    assert sorted(found(task, **selection)) == ["given up", "later", "open", "redriven", "unconfirmed"]
 
 
-def test_an_operator_finds_the_failures_of_one_order(task: Task, failed: Put) -> None:
-    failed()
+def test_an_operator_finds_the_failures_of_one_order_oldest_first(task: Task, failed: Put) -> None:
+    failed(requestId="second", occurredAt=at(2))
+    failed(requestId="first", occurredAt=at(1))
     failed(requestId="of another order", orderId="another")
     failed(requestId="of no order", orderId=None)
-    assert found(task, **ORDER) == ["8f7e6d5c"]
+    assert found(task, **ORDER) == ["first", "second"]
     assert found(task, orderId="unknown") == []
 
 
 def test_an_operator_finds_the_failures_since_a_time_inclusive(task: Task, failed: Put) -> None:
     for second in (1, 2, 3):
         failed(requestId=str(second), occurredAt=at(second))
-    failed(requestId="of another function", functionName="another", occurredAt=at(3))
-    assert found(task, since="2020-01-01T17:00:02+07:00") == ["2", "3"]
+    failed(requestId="of another channel", channel="Another", occurredAt=at(3))
+    assert sorted(found(task, since="2020-01-01T17:00:02+07:00")) == ["2", "3"]
     assert found(task, since="2020-01-01T10:00:04Z") == []
 
 
@@ -122,14 +152,14 @@ def test_an_operator_finds_one_delivery_unless_it_is_resolved(
     task: Task, failed: Put, status: str, is_found: bool
 ) -> None:
     failed(requestId="another")
-    failed(status=status, nextAttemptAt=None)
+    failed(STATUSES[status], status=status)
     assert found(task, requestId="8f7e6d5c") == ["8f7e6d5c"] * is_found
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_an_operator_who_decides_finds_the_delivery_whatever_its_status(task: Task, failed: Put, status: str) -> None:
     decision = {"id": "decision-1", "action": "again", "by": "arn", "reason": "no trace"}
-    failed(status=status, nextAttemptAt=None)
+    failed(STATUSES[status], status=status)
     answer = task.handler(event(requestId="8f7e6d5c", decision=decision), context())
     (failure,) = answer["failures"]
     assert (failure["status"], failure["cause"], answer["decision"]) == (status, "Lambda is busy", decision)
@@ -137,11 +167,6 @@ def test_an_operator_who_decides_finds_the_delivery_whatever_its_status(task: Ta
 
 def test_a_delivery_that_never_failed_is_not_found(task: Task) -> None:
     assert task.handler(event(requestId="8f7e6d5c"), context()) == NOTHING | {"isManual": True}
-
-
-def test_a_dry_run_finds_the_same_failures(task: Task, failed: Put) -> None:
-    failed()
-    assert task.handler(event(dryRun=True), context()) == task.handler(event(), context())
 
 
 def test_finding_changes_nothing(task: Task, error_log: Table, failed: Put) -> None:
@@ -154,80 +179,171 @@ def test_finding_changes_nothing(task: Task, error_log: Table, failed: Put) -> N
 # Collected failures
 
 
-def test_collected_failures_are_found_before_the_index_has_them(task: Task, failed: Put) -> None:
+@pytest.mark.parametrize("selection", [{}, {"dryRun": True}, ORDER, SINCE], ids=str)
+def test_collected_failures_are_found_before_the_index_has_them(task: Task, failed: Put, selection: Json) -> None:
     failed()
-    collected = [{"requestId": "lost", "orderId": "1"}, {"requestId": "lost, too", "orderId": "2"}]
-    failures = task.handler(event(collected), context())["failures"]
-    assert [failure["requestId"] for failure in failures] == ["8f7e6d5c", "lost", "lost, too"]
-    assert failures[1:] == collected
+    assert found(task, ["lost", "lost, too"], **selection) == ["8f7e6d5c", "lost", "lost, too"]
 
 
 def test_a_collected_failure_in_the_index_is_found_once_in_full(task: Task, failed: Put) -> None:
     failed()
-    (failure,) = task.handler(event([{"requestId": "8f7e6d5c", "orderId": "482500007436"}]), context())["failures"]
+    (failure,) = task.handler(event(["8f7e6d5c"], dryRun=True), context())["failures"]
     assert failure["step"] == "InvokeProcessPaid"
 
 
-# Pages
+def test_collected_failures_only_fill_a_page_up(task: Task, failed: Put) -> None:
+    failed()
+    lost = [f"lost {number}" for number in range(50)]
+    # The others are due, and a later page finds them in the index.
+    assert found(task, lost) == ["8f7e6d5c", *lost[:39]]
+    assert found(task, lost, **SINCE) == ["8f7e6d5c", *lost]
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 100])
-@pytest.mark.parametrize("selection", [{}, ORDER, SINCE], ids=["due", "order", "since"])
-def test_paging_finds_each_failure_once_and_in_order(task: Task, failed: Put, selection: Json, limit: int) -> None:
-    # Resolved failures in between leave pages that must be filled up.
-    statuses = ["resolved", "open", "given up", "resolved", "open", "open", "resolved", "redriven", "resolved"]
-    for second, status in enumerate(statuses):
-        due = None if status in {"resolved", "given up"} else at(second)
-        failed(requestId=f"request-{second}", status=status, occurredAt=at(second), nextAttemptAt=due)
-    wanted = {"open", "redriven"} if not selection else {"open", "redriven", "given up"}
-    expected = [f"request-{second}" for second, status in enumerate(statuses) if status in wanted]
-    pages: list[str] = []
-    more: Json = {}
-    for _ in range(len(statuses) + 1):
-        answer = task.handler(event(**selection, limit=limit, **more), context())
-        assert len(answer["failures"]) <= limit
-        pages += [failure["requestId"] for failure in answer["failures"]]
-        if answer["next"] is None:
-            break
-        # As redrive.py does, from one execution's output to the next one's input.
-        more = {"after": json.loads(json.dumps(answer["next"]))}
-    assert answer["next"] is None
-    assert pages == expected
+# The pages of a run
 
 
-def test_collected_failures_belong_to_the_first_page(task: Task) -> None:
-    assert task.handler(event([{"requestId": "lost", "orderId": "1"}], 1), context())["failures"] == []
+def test_a_page_has_the_oldest_some_of_the_newest_and_a_few_unconfirmed(task: Task, failed: Put) -> None:
+    numbers = range(160)
+    for number in numbers:
+        failed(requestId=f"request-{number}", queuedAt=at(number))
+        failed(Lane.UNCONFIRMED, requestId=f"unconfirmed-{number}", queuedAt=at(number))
+    page = page_of(task, 40)
+    assert len(page) == 40
+    unconfirmed = [request_id for request_id in page if request_id.startswith("unconfirmed")]
+    known = sorted(int(request_id.removeprefix("request-")) for request_id in page if request_id not in unconfirmed)
+    assert len(unconfirmed) == 4
+    # Each shard adds the same number, so a few younger ones may be among the oldest.
+    assert (known[0], known[-1]) == (0, 159)
+    assert known[27] < 80 <= known[28]
+    assert min(int(request_id.removeprefix("unconfirmed-")) for request_id in unconfirmed) >= 80
+
+
+def test_a_small_page_has_the_first_of_all_queues(task: Task, failed: Put) -> None:
+    for number in range(40):
+        failed(requestId=f"request-{number}", queuedAt=at(number))
+        failed(Lane.UNCONFIRMED, requestId=f"unconfirmed-{number}", queuedAt=at(number))
+    # Each queue has one of them at most, so its first may be younger than another's second.
+    first = {shard_of("BankApp", f"request-{number}"): number for number in reversed(range(40))}
+    oldest = sorted(first.values())[:3]
+    assert page_of(task, 5) == ["unconfirmed-39", "request-39", *(f"request-{number}" for number in oldest)]
+
+
+def test_one_failure_is_found_in_whatever_queue_at_any_pace(task: Task, failed: Put, error_log: Table) -> None:
+    for number in range(12):
+        failed(requestId=f"request-{number}")
+        assert page_of(task, 5) == [f"request-{number}"]
+        error_log.delete_item(Key={"requestId": f"request-{number}"})
 
 
 @pytest.mark.parametrize(
-    ("selection", "page", "has_more"),
-    [({}, 0, True), ({}, 1, False), (ORDER, 0, False), (SINCE, 0, False)],
+    ("minutes", "age", "is_over"), [("5", 269, False), ("5", 271, True), ("1", 29, False), ("1", 31, True)]
 )
-def test_only_a_scheduled_run_continues_and_for_one_more_page(
-    task: Task, failed: Put, selection: Json, page: int, has_more: bool
+def test_a_run_looks_for_more_until_shortly_before_the_next_one(
+    load: Load, failed: Put, minutes: str, age: int, is_over: bool
 ) -> None:
-    for second in range(3):
-        failed(requestId=str(second), occurredAt=at(second))
-    answer = task.handler(event([], page, limit=2, **selection), context())
-    assert (answer["page"], answer["hasMore"]) == (page + 1, has_more)
-    assert len(answer["failures"]) == 2
-    assert task.handler(event([], page, limit=5, **selection), context())["hasMore"] is False
+    failed()
+    task = load("find_failures", HEALING_MINUTES=minutes)
+    next_page = event(["lost"]) | {"concurrency": 8, "startedAt": from_now(seconds=-age)}
+    failures = task.handler(next_page, context())["failures"]
+    assert [failure["requestId"] for failure in failures] == ([] if is_over else ["8f7e6d5c", "lost"])
+    # The first page is always read, however late the run is.
+    assert task.handler(next_page | {"concurrency": 0}, context())["failures"]
 
 
-def test_the_second_page_starts_where_the_first_ends(task: Task, failed: Put) -> None:
-    for second in range(3):
-        failed(requestId=str(second), nextAttemptAt=at(second))
-    first = task.handler(event(limit=2), context())
-    second_page = task.handler({**event([], 1, limit=2), "next": first["next"]}, context())
-    assert [failure["requestId"] for failure in second_page["failures"]] == ["2"]
+def results(*statuses: str) -> list[Json]:
+    return [{"requestId": str(number), "status": status} for number, status in enumerate(statuses)]
 
 
-def test_every_page_but_the_last_is_full(task: Task, failed: Put) -> None:
-    for second, status in enumerate(["resolved", "open", "resolved", "open", "open"]):
-        failed(requestId=str(second), status=status, occurredAt=at(second))
-    answer = task.handler(event(**SINCE, limit=2), context())
-    assert [failure["requestId"] for failure in answer["failures"]] == ["1", "3"]
-    assert found(task, **SINCE, limit=2, after=answer["next"]) == ["4"]
+def test_the_pace_of_a_page_follows_from_the_results_of_the_last(task: Task, failed: Put) -> None:
+    failed()
+    last = {"concurrency": 8, "results": results("resolved", "resolved")}
+    assert task.handler(event() | last, context())["concurrency"] == 16
+
+
+@pytest.mark.parametrize(
+    ("earlier", "statuses", "tally", "is_hopeless"),
+    [
+        ((0, 0), ["open", "open"], (2, 2), True),
+        ((1, 1), ["not started"], (2, 2), True),
+        ((5, 5), ["left for the next run", "open"], (7, 7), True),
+        # One failure may have a reason of its own.
+        ((0, 0), ["open"], (1, 1), False),
+        ((0, 0), [], (0, 0), False),
+        ((5, 5), ["open", "resolved"], (7, 6), False),
+        ((5, 4), ["open"], (6, 5), False),
+        # Anybody can cause them, so they say nothing.
+        ((0, 0), ["unconfirmed", "unconfirmed"], (0, 0), False),
+        ((2, 2), ["unconfirmed"], (2, 2), True),
+    ],
+)
+def test_a_run_in_which_every_redrive_fails_is_hopeless(
+    task: Task, log: Log, earlier: tuple[int, int], statuses: list[str], tally: tuple[int, int], is_hopeless: bool
+) -> None:
+    redriven, failed = earlier
+    before = {"concurrency": 8, "results": results(*statuses), "tally": {"redriven": redriven, "failed": failed}}
+    answer = task.handler(event() | before, context())
+    assert (answer["tally"], answer["isHopeless"]) == ({"redriven": tally[0], "failed": tally[1]}, is_hopeless)
+    (line,) = log()
+    assert line.items() >= {"message": "Healing run ended", **answer["tally"]}.items()
+
+
+@pytest.mark.parametrize("selection", [{}, {"dryRun": True}, SINCE], ids=str)
+def test_a_search_ends_before_its_function_does(task: Task, failed: Put, selection: Json) -> None:
+    failed()
+    answer = task.handler(event(**selection), context(milliseconds=500))
+    assert answer["failures"] == []
+    if selection == SINCE:
+        assert found(task, **SINCE, after=answer["next"]) == ["8f7e6d5c"]
+
+
+# An operator's pages
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("selection", [ORDER, SINCE], ids=["order", "since"])
+def test_paging_finds_each_failure_once(task: Task, failed: Put, selection: Json, limit: int) -> None:
+    # Four in one queue, two elsewhere in its lane, and some in the others: most queues are empty.
+    names = [*NEIGHBORS[:4], "b", "c"]
+    for second, name in enumerate(names):
+        failed(requestId=name, occurredAt=at(second))
+    for lane in (Lane.UNCONFIRMED, Lane.OPERATOR, Lane.GIVEN_UP):
+        failed(lane, requestId=lane.value, occurredAt=at(9))
+    # What is filtered out leaves pages that must be filled up.
+    failed(None, requestId="resolved", status="resolved")
+    failed(requestId=NEIGHBORS[4], occurredAt="2019-01-01T10:00:00.000Z", orderId="another")
+    pages: list[list[str]] = []
+    more: Json | None = {}
+    while more is not None:
+        answer = task.handler(event(**selection, limit=limit, **more), context())
+        pages.append([failure["requestId"] for failure in answer["failures"]])
+        # As redrive.py does, from one execution's output to the next one's input.
+        more = {"after": json.loads(json.dumps(answer["next"]))} if answer["next"] else None
+    assert sorted(name for page in pages for name in page) == sorted([*names, "unconfirmed", "operator", "given up"])
+    assert all(len(page) == limit for page in pages[:-1])
+
+
+def test_a_page_that_ends_with_its_queue_continues_in_the_next(task: Task, failed: Put) -> None:
+    failed(requestId=NEIGHBORS[0])
+    answer = task.handler(event(**SINCE, limit=1), context())
+    assert answer["next"] == {"queue": "BankApp#1#healing", "key": None}
+    assert found(task, **SINCE, limit=1, after=answer["next"]) == []
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        {"queue": "BankApp#0#healing"},
+        {"queue": "Another#0#healing", "key": None},
+        {"queue": "BankApp#8#healing", "key": None},
+        {"queue": None, "key": None},
+        {"requestId": {"S": "1"}},
+    ],
+    ids=str,
+)
+def test_an_after_that_is_no_next_is_refused(task: Task, failed: Put, after: Json) -> None:
+    failed()
+    with pytest.raises(InvalidSelection, match=r"^after: must be the `next` of the previous page"):
+        task.handler(event(**SINCE, after=after), context())
 
 
 # Errors

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from callbacks.failure import Failure
+from callbacks.queues import Lane, lane_of
 from tests.sources import FUNCTIONS, RESOURCES, table
 from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, TableOf, Task, from_now, items, only
 
@@ -95,7 +96,7 @@ def test_a_failed_dispatch_becomes_a_failure_that_healing_redrives(
         "sourceIp": "203.0.113.7",
         "headers": json.loads(callback["signatureHeaders"]),
     }
-    assert item.pop("nextAttemptAt") > item.pop("occurredAt") > "2026-11-22"
+    assert item.pop("queuedAt") > item.pop("occurredAt") > "2026-11-22"
     assert item == {
         "requestId": "8f7e6d5c",
         "functionName": "bankappcallback",
@@ -109,6 +110,8 @@ def test_a_failed_dispatch_becomes_a_failure_that_healing_redrives(
         "chargeId": "pay_bankapp_123",
         "status": "open",
         "attempts": 0,
+        "lane": "healing",
+        "queue": "BankApp#3#healing",
     }
 
 
@@ -324,7 +327,7 @@ def test_a_failure_that_is_redriven_before_the_payment_is_reopened_is_open(
     assert only(ledger)["failedRequestId"] == "request-1"
     item = only(error_log)
     assert (item["status"], item["attempts"]) == ("open", 2)
-    assert from_now(minutes=19) < item["nextAttemptAt"] <= from_now(minutes=20)
+    assert from_now(minutes=19) < item["queuedAt"] <= from_now(minutes=20)
 
 
 def test_a_redrive_that_starts_after_the_reopening_keeps_its_failure(
@@ -349,22 +352,22 @@ def test_a_resolved_failure_is_opened_again_and_waits_longer(
     task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, attempts: int, minutes: int
 ) -> None:
     dispatched()
-    failed(status="resolved", attempts=attempts, nextAttemptAt=None, lastResult="200 BankApp callback recorded")
+    failed(None, status="resolved", attempts=attempts, lastResult="200 BankApp callback recorded")
     deliver(task, invocation(callback))
     item = only(error_log)
     assert (item["status"], item["attempts"], item["error"]) == ("open", attempts, "ProcessPaidFailed")
-    assert from_now(minutes=minutes - 1) < item["nextAttemptAt"] <= from_now(minutes=minutes)
+    assert from_now(minutes=minutes - 1) < item["queuedAt"] <= from_now(minutes=minutes)
 
 
 def test_a_failure_without_redrives_left_is_given_up_and_reported(
     task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, failed: Put, service: Service
 ) -> None:
     dispatched()
-    failed(status="resolved", attempts=8, nextAttemptAt=None, lastResult="200 BankApp callback recorded")
+    failed(None, status="resolved", attempts=8, lastResult="200 BankApp callback recorded")
     deliver(task, invocation(callback))
     item = only(error_log)
     assert (item["status"], item["attempts"], item["lastResult"]) == ("given up", 8, CAUSE)
-    assert "nextAttemptAt" not in item
+    assert lane_of(item["queue"]) == Lane.GIVEN_UP
     for _, event in reports(service):
         failure = Failure.from_event(event)
         assert (failure.error, failure.message) == ("GivenUp", f"Redriven 8 times, last result: {CAUSE}")
@@ -372,15 +375,17 @@ def test_a_failure_without_redrives_left_is_given_up_and_reported(
     assert only(ledger)["failedRequestId"] == "request-1"
 
 
-@pytest.mark.parametrize(("status", "due"), [("open", "2020-01-01T10:05:01.000Z"), ("open", None), ("given up", None)])
+@pytest.mark.parametrize(
+    ("status", "lane"), [("open", Lane.HEALING), ("open", Lane.OPERATOR), ("given up", Lane.GIVEN_UP)]
+)
 def test_a_failure_that_is_not_resolved_keeps_its_status(
-    task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, status: str, due: str | None
+    task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, status: str, lane: Lane
 ) -> None:
     dispatched()
-    failed(status=status, attempts=3, nextAttemptAt=due)
+    failed(lane, status=status, attempts=3)
     assert deliver(task, invocation(callback)) == []
     item = only(error_log)
-    assert (item["status"], item["attempts"], item.get("nextAttemptAt")) == (status, 3, due)
+    assert (item["status"], item["attempts"], lane_of(item["queue"])) == (status, 3, lane)
     assert item["error"] == "ProcessPaidFailed"
 
 

@@ -34,7 +34,7 @@ def event(callback: Json, **changes: Any) -> Json:
 
 def undispatched(records: Table) -> list[str]:
     """The deliveries in the index of those whose dispatch is not confirmed."""
-    found = records.query(IndexName="undispatched", KeyConditionExpression=Key("channel").eq(CHANNEL))
+    found = records.query(IndexName="undispatched", KeyConditionExpression=Key("shard").eq(f"{CHANNEL}#3"))
     return [item["deliveryId"] for item in found["Items"]]
 
 
@@ -67,6 +67,7 @@ def test_every_field_of_a_delivery_is_on_its_item(task: Task, typed: Typed, call
             "extra": {"S": "{}"},
             "body": {"S": callback["body"]},
             "channel": {"S": CHANNEL},
+            "shard": {"S": f"{CHANNEL}#3"},
             "requestId": {"S": "8f7e6d5c"},
             "receivedAt": {"S": "2026-11-22T10:00:00.000Z"},
             "sourceIp": {"S": "203.0.113.7"},

@@ -6,6 +6,7 @@ import pytest
 from pynamodb.exceptions import DoesNotExist
 
 from callbacks import times
+from callbacks.queues import AUTOMATIC, Lane, lane_of
 from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Table, Task, from_now, items, only
 
 
@@ -17,8 +18,17 @@ def task(load: Load, tables: dict[str, str]) -> Task:
 @pytest.fixture
 def claimed(failed: Put) -> Put:
     """Put a failure into the error log that is being redriven for the first time."""
-    claim = {"status": "redriven", "attempts": 1, "nextAttemptAt": from_now(minutes=5)}
+    claim = {"status": "redriven", "attempts": 1, "queuedAt": from_now(minutes=5)}
     return lambda **changes: failed(**{**claim, **changes})
+
+
+def waits_in(error_log: Table) -> Lane | None:
+    """Return the lane in which the failure waits; in those that nobody redrives, since its first failure."""
+    item = only(error_log)
+    lane = lane_of(item.get("queue"))
+    if lane not in AUTOMATIC:
+        assert item.get("queuedAt") == (item["occurredAt"] if lane else None)
+    return lane
 
 
 def answered(status: int, **body: Any) -> Json:
@@ -44,12 +54,11 @@ def test_a_delivery_that_was_processed_is_resolved(task: Task, error_log: Table,
     before = claimed()
     assert task.handler(event(DONE), None) == {
         "requestId": "8f7e6d5c",
-        "orderId": "482500007436",
         "status": "resolved",
         "attempts": 1,
         "lastResult": "200 BankApp callback recorded",
     }
-    del before["nextAttemptAt"]
+    del before["queue"], before["queuedAt"]
     assert only(error_log) == {**before, "status": "resolved", "lastResult": "200 BankApp callback recorded"}
 
 
@@ -79,28 +88,30 @@ def test_a_delivery_that_fails_again_stays_open_with_its_answer(
     assert (item["status"], item["attempts"], item["lastResult"]) == ("open", 1, result)
 
 
-@pytest.mark.parametrize(("attempt", "minutes"), [(1, 10), (2, 20), (7, 640)])
-def test_a_delivery_that_fails_again_is_due_after_twice_the_last_delay(
-    task: Task, error_log: Table, claimed: Put, attempt: int, minutes: int
+@pytest.mark.parametrize(
+    ("lane", "attempt", "minutes"),
+    [("healing", 1, 10), ("healing", 2, 20), ("healing", 7, 640), ("unconfirmed", 2, 20)],
+)
+def test_a_delivery_that_fails_again_is_due_in_its_lane_after_twice_the_last_delay(
+    task: Task, error_log: Table, claimed: Put, lane: str, attempt: int, minutes: int
 ) -> None:
-    claimed(attempts=attempt)
+    claimed(attempts=attempt, lane=lane)
     pause = timedelta(minutes=minutes)
     earliest = times.now() + pause - timedelta(milliseconds=1)
     task.handler(event(FAILED, attempt), None)
-    due = datetime.fromisoformat(only(error_log)["nextAttemptAt"])
-    assert earliest <= due <= times.now() + pause
+    assert earliest <= datetime.fromisoformat(only(error_log)["queuedAt"]) <= times.now() + pause
+    assert waits_in(error_log) == lane
 
 
 @pytest.mark.parametrize("run", [FAILED, TIMED_OUT], ids=["failed", "timed out"])
-@pytest.mark.parametrize("attempt", [8, 9])
+@pytest.mark.parametrize(("lane", "attempt"), [("healing", 8), ("healing", 9), ("unconfirmed", 3)])
 def test_a_delivery_whose_last_attempt_fails_is_given_up(
-    task: Task, error_log: Table, claimed: Put, attempt: int, run: Json
+    task: Task, error_log: Table, claimed: Put, lane: str, attempt: int, run: Json
 ) -> None:
-    claimed(status="given up", attempts=attempt, nextAttemptAt=None)
+    claimed(attempts=attempt, lane=lane)
     assert task.handler(event(run, attempt), None)["status"] == "given up"
-    item = only(error_log)
-    assert item["status"] == "given up"
-    assert "nextAttemptAt" not in item
+    assert only(error_log)["status"] == "given up"
+    assert waits_in(error_log) == Lane.GIVEN_UP
 
 
 def test_a_delivery_that_cannot_be_redriven_is_given_up_at_any_attempt(
@@ -109,11 +120,11 @@ def test_a_delivery_that_cannot_be_redriven_is_given_up_at_any_attempt(
     claimed()
     outcome = task.handler(event({"reason": "The delivery is too large to redrive"}), None)
     assert (outcome["status"], outcome["lastResult"]) == ("given up", "The delivery is too large to redrive")
-    assert "nextAttemptAt" not in only(error_log)
+    assert waits_in(error_log) == Lane.GIVEN_UP
 
 
 def test_a_delivery_whose_last_attempt_succeeds_is_resolved(task: Task, error_log: Table, claimed: Put) -> None:
-    claimed(status="given up", attempts=8, nextAttemptAt=None)
+    claimed(attempts=8)
     assert task.handler(event(DONE, 8), None)["status"] == "resolved"
     assert only(error_log)["status"] == "resolved"
 
@@ -122,13 +133,13 @@ def test_a_payment_without_a_confirmed_dispatch_is_not_resolved(task: Task, erro
     claimed()
     output = json.loads(DONE["Output"]) | {"isDone": False}
     assert task.handler(event({**DONE, "Output": json.dumps(output)}), None)["status"] == "open"
-    assert "nextAttemptAt" in only(error_log)
+    assert waits_in(error_log) == Lane.HEALING
 
 
 def test_an_execution_that_was_cut_off_is_no_refusal(task: Task, error_log: Table, claimed: Put) -> None:
     claimed(error="InvalidCallback")
     assert task.handler(event(TIMED_OUT), None)["lastResult"] == "TIMED_OUT"
-    assert "nextAttemptAt" in only(error_log)
+    assert waits_in(error_log) == Lane.HEALING
 
 
 @pytest.mark.parametrize("attempt", [1, 8])
@@ -138,9 +149,8 @@ def test_a_refused_delivery_waits_for_an_operator(
 ) -> None:
     claimed(error=error, attempts=attempt)
     assert task.handler(event(FAILED, attempt), None)["status"] == "open"
-    item = only(error_log)
-    assert item["status"] == "open"
-    assert "nextAttemptAt" not in item
+    assert only(error_log)["status"] == "open"
+    assert waits_in(error_log) == Lane.OPERATOR
 
 
 def test_a_delivery_that_was_refused_and_is_now_accepted_is_resolved(
@@ -159,7 +169,7 @@ def test_the_error_that_the_redrive_itself_reported_decides(
     load("write_error_log").handler(failure, None)
     task.handler(event(FAILED), None)
     item = only(error_log)
-    assert (item["status"], item["error"], item.get("nextAttemptAt")) == ("open", "PaymentConflict", None)
+    assert (item["status"], item["error"], waits_in(error_log)) == ("open", "PaymentConflict", Lane.OPERATOR)
 
 
 @pytest.mark.parametrize("run", [DONE, TIMED_OUT], ids=["done", "timed out"])
@@ -172,8 +182,64 @@ def test_settling_a_failure_twice_has_the_same_outcome(
     item = only(error_log)
     assert task.handler(event(run, attempt), None) == first
     again = only(error_log)
-    assert ("nextAttemptAt" in again) == ("nextAttemptAt" in item)
-    assert again == {**item, **({"nextAttemptAt": again["nextAttemptAt"]} if "nextAttemptAt" in item else {})}
+    assert ("queuedAt" in again) == ("queuedAt" in item)
+    assert again == {**item, **({"queuedAt": again["queuedAt"]} if "queuedAt" in item else {})}
+
+
+# An attempt that was not started
+
+THROTTLED = {"Error": "Sfn.ThrottlingException", "Cause": "Rate exceeded"}
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        THROTTLED,
+        {"Error": "Sfn.SfnException", "Cause": "ThrottlingException: Rate exceeded"},
+        {"Error": "Sfn.TooManyRequestsException", "Cause": ""},
+        {"Error": "Sfn.SfnException", "Cause": "ExecutionLimitExceeded"},
+        {"Error": "Sfn.AccessDeniedException", "Cause": "is not authorized"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("attempt", [1, 8])
+@pytest.mark.parametrize("lane", AUTOMATIC)
+def test_an_attempt_that_was_not_started_does_not_count_and_is_made_again_soon(
+    task: Task, error_log: Table, claimed: Put, run: Json, attempt: int, lane: Lane
+) -> None:
+    claimed(attempts=attempt, lane=lane, error="InvalidCallback")
+    outcome = task.handler(event(run, attempt), None)
+    assert outcome == {
+        "requestId": "8f7e6d5c",
+        "status": "not started",
+        "attempts": attempt - 1,
+        "lastResult": run["Error"],
+    }
+    item = only(error_log)
+    assert (item["status"], item["attempts"], waits_in(error_log)) == ("open", attempt - 1, lane)
+    assert from_now(seconds=50) < item["queuedAt"] <= from_now(minutes=1)
+    # The answer was lost, and the state tries again.
+    assert task.handler(event(run, attempt), None) == outcome
+    assert only(error_log) == item
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"Error": "States.Timeout", "Cause": ""},
+        {"Error": "Sfn.InvalidArnException", "Cause": "no"},
+        # It ran, and some of it may have been done.
+        {"Status": "FAILED", "Error": "States.Runtime", "Cause": "ThrottlingException"},
+    ],
+    ids=str,
+)
+def test_an_attempt_that_was_or_may_have_been_started_counts(
+    task: Task, error_log: Table, claimed: Put, run: Json
+) -> None:
+    claimed()
+    outcome = task.handler(event(run), None)
+    assert (outcome["status"], outcome["attempts"]) == ("open", 1)
+    assert waits_in(error_log) == Lane.HEALING
 
 
 # An operator's decision
@@ -190,16 +256,14 @@ def decision(attempt: int, action: str = "again") -> Json:
     }
 
 
-@pytest.mark.parametrize(
-    "run", [FAILED, TIMED_OUT, {"Error": "ThrottlingException"}], ids=["failed", "late", "refused"]
-)
+@pytest.mark.parametrize("run", [FAILED, TIMED_OUT, THROTTLED], ids=["failed", "late", "not started"])
 @pytest.mark.parametrize("attempt", [1, 8])
 def test_a_decided_redrive_that_fails_waits_for_the_next_decision(
     task: Task, error_log: Table, claimed: Put, run: Json, attempt: int
 ) -> None:
     claimed(attempts=attempt, decisions=[decision(attempt)])
     assert task.handler(event(run, attempt), None)["status"] == "open"
-    assert "nextAttemptAt" not in only(error_log)
+    assert (only(error_log)["attempts"], waits_in(error_log)) == (attempt, Lane.OPERATOR)
 
 
 def test_a_decided_redrive_that_succeeds_is_resolved(task: Task, error_log: Table, claimed: Put) -> None:
@@ -208,13 +272,13 @@ def test_a_decided_redrive_that_succeeds_is_resolved(task: Task, error_log: Tabl
     assert [entry["id"] for entry in only(error_log)["decisions"]] == ["1"]
 
 
-@pytest.mark.parametrize(("attempt", "status"), [(2, "open"), (8, "given up")])
+@pytest.mark.parametrize(("attempt", "status", "lane"), [(2, "open", Lane.HEALING), (8, "given up", Lane.GIVEN_UP)])
 def test_a_decision_counts_for_its_own_redrive_only(
-    task: Task, error_log: Table, claimed: Put, attempt: int, status: str
+    task: Task, error_log: Table, claimed: Put, attempt: int, status: str, lane: Lane
 ) -> None:
     claimed(attempts=attempt, decisions=[decision(1)])
     assert task.handler(event(FAILED, attempt), None)["status"] == status
-    assert ("nextAttemptAt" in only(error_log)) == (status == "open")
+    assert waits_in(error_log) == lane
 
 
 def test_a_decided_redrive_without_a_result_is_given_up(task: Task, claimed: Put) -> None:
@@ -227,7 +291,7 @@ def test_a_dismissed_failure_is_resolved(task: Task, error_log: Table, claimed: 
     claimed(attempts=attempt, error="PaymentConflict", decisions=[decision(attempt, "dismiss")])
     outcome = task.handler(event({"dismissal": "dismissed by nan"}, attempt), None)
     assert (outcome["status"], outcome["lastResult"]) == ("resolved", "dismissed by nan")
-    assert "nextAttemptAt" not in only(error_log)
+    assert waits_in(error_log) is None
 
 
 # A later run
@@ -241,7 +305,6 @@ def test_a_result_that_arrives_after_a_later_run_changes_nothing(
     before = claimed(status=status, attempts=2, lastResult="200 done")
     assert task.handler(event(run), None) == {
         "requestId": "8f7e6d5c",
-        "orderId": "482500007436",
         "status": status,
         "attempts": 2,
         "lastResult": "200 done",
@@ -278,7 +341,7 @@ def test_the_log_has_the_outcome_but_nothing_of_the_delivery(task: Task, claimed
 
 def test_a_delivery_without_an_order_is_settled(task: Task, claimed: Put) -> None:
     claimed(orderId=None)
-    assert task.handler(event(DONE), None)["orderId"] is None
+    assert task.handler(event(DONE), None)["status"] == "resolved"
 
 
 def test_an_unknown_failure_is_an_error(task: Task, error_log: Table) -> None:

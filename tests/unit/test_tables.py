@@ -17,7 +17,7 @@ from tests.unit.kit import Json
 
 MODELS: list[tuple[type[Model], str, set[str]]] = [
     (CallbackRecord, "WalletCallbackRecordTable", {"undispatchedSince"}),
-    (CallbackError, "CallbackErrorLogTable", {"orderId", "nextAttemptAt"}),
+    (CallbackError, "CallbackErrorLogTable", {"orderId", "queue", "queuedAt"}),
     (Alert, "CallbackAlertTable", set()),
     (Suppressed, "CallbackAlertTable", set()),
 ]

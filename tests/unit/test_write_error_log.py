@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from boto3.dynamodb.conditions import Key
 
+from callbacks.queues import Lane
 from tests.unit.kit import BeforeCall, Json, Load, Put, Table, Task, items, only
 
 EVENTS = Path(__file__).parents[2] / "events"
@@ -32,7 +33,9 @@ def test_everything_known_about_a_failure_is_on_its_item(task: Task, error_log: 
         "receivedAt": "2026-11-22T10:00:00.000Z",
         "status": "open",
         "attempts": 0,
-        "nextAttemptAt": "2026-11-22T10:05:01.000Z",
+        "lane": "healing",
+        "queue": "BankApp#3#healing",
+        "queuedAt": "2026-11-22T10:05:01.000Z",
     }
 
 
@@ -41,17 +44,6 @@ def test_a_second_attempt_leaves_one_item(task: Task, error_log: Table, failure:
     first = items(error_log)
     assert task.handler(failure, None) == {"reported": True}
     assert items(error_log) == first
-
-
-def test_the_failures_of_a_function_are_read_by_one_query_in_order_of_time(
-    task: Task, error_log: Table, failure: Json
-) -> None:
-    times = ["2026-11-22T10:00:01.010Z", "2026-11-22T10:00:01.009Z", "2026-11-23T00:00:00.000Z"]
-    for number, time in enumerate(times):
-        task.handler({**failure, "occurredAt": time, "event": {"requestId": f"request-{number}"}}, None)
-    task.handler({**failure, "functionName": "another", "event": {"requestId": "request-3"}}, None)
-    found = error_log.query(IndexName="byFunction", KeyConditionExpression=Key("functionName").eq("bankappcallback"))
-    assert [item["occurredAt"] for item in found["Items"]] == sorted(times)
 
 
 def test_the_body_of_every_event_can_be_restored_from_its_item(task: Task, error_log: Table, failure: Json) -> None:
@@ -98,7 +90,18 @@ def test_a_first_failure_opens_the_item_and_is_due_after_the_first_delay(
 ) -> None:
     load("write_error_log", REDRIVE_DELAY_MINUTES=delay).handler(failure, None)
     item = only(error_log)
-    assert (item["status"], item["attempts"], item["nextAttemptAt"]) == ("open", 0, f"2026-11-22T{due}.000Z")
+    assert (item["status"], item["attempts"], item["queuedAt"]) == ("open", 0, f"2026-11-22T{due}.000Z")
+    assert item["queue"] == "BankApp#3#healing"
+
+
+def test_a_failure_that_a_stranger_can_cause_waits_in_a_lane_of_its_own(
+    task: Task, error_log: Table, failure: Json
+) -> None:
+    failure["failure"] = {"CrossCheckPayment": {"Error": "OrderNotFound", "Cause": ""}}
+    task.handler(failure, None)
+    item = only(error_log)
+    assert (item["lane"], item["queue"]) == ("unconfirmed", "BankApp#3#unconfirmed")
+    assert item["queuedAt"] == "2026-11-22T10:05:01.000Z"
 
 
 @pytest.mark.parametrize("error", ["InvalidCallback", "PaymentConflict"])
@@ -109,7 +112,9 @@ def test_a_refusal_opens_the_item_but_waits_for_an_operator(
     task.handler(failure, None)
     item = only(error_log)
     assert (item["status"], item["attempts"]) == ("open", 0)
-    assert "nextAttemptAt" not in item
+    # An operator's redrive that fails without a refusal is followed by automatic ones.
+    assert (item["queue"], item["lane"]) == ("BankApp#3#operator", "healing")
+    assert item["queuedAt"] == item["occurredAt"] == "2026-11-22T10:00:01.000Z"
 
 
 FACTS = {"executionArn", "step", "error", "cause", "event"}
@@ -120,10 +125,10 @@ FACTS = {"executionArn", "step", "error", "cause", "event"}
     "planned",
     [
         {"status": "open", "attempts": 0},
-        {"status": "open", "attempts": 0, "nextAttemptAt": None},
+        {"status": "open", "attempts": 0, "waits_in": Lane.OPERATOR},
         {"status": "open", "attempts": 3, "lastResult": "TIMED_OUT"},
         {"status": "redriven", "attempts": 1},
-        {"status": "given up", "attempts": 8, "nextAttemptAt": None, "lastResult": "500 no"},
+        {"status": "given up", "attempts": 8, "waits_in": Lane.GIVEN_UP, "lastResult": "500 no"},
     ],
     ids=str,
 )
@@ -154,16 +159,21 @@ def test_ids_that_a_later_failure_lacks_are_kept(task: Task, error_log: Table, f
 
 
 @pytest.mark.parametrize(
-    ("error", "due"), [("ServiceUnavailable", "2026-11-22T10:05:01.000Z"), ("PaymentConflict", None)]
+    ("error", "lane", "queued_at"),
+    [
+        ("ServiceUnavailable", "healing", "2026-11-22T10:05:01.000Z"),
+        ("PaymentConflict", "operator", "2026-11-22T10:00:01.000Z"),
+    ],
 )
 def test_a_resolved_delivery_that_fails_again_is_reopened(
-    task: Task, error_log: Table, failed: Put, failure: Json, error: str, due: str | None
+    task: Task, error_log: Table, failed: Put, failure: Json, error: str, lane: str, queued_at: str
 ) -> None:
-    first = failed(status="resolved", attempts=2, nextAttemptAt=None)
+    first = failed(None, status="resolved", attempts=2)
     failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
     task.handler(failure, None)
     item = only(error_log)
-    assert (item["status"], item.get("nextAttemptAt"), item["error"]) == ("open", due, error)
+    assert (item["status"], item["error"]) == ("open", error)
+    assert (item["queue"], item["queuedAt"]) == (f"BankApp#3#{lane}", queued_at)
     # It keeps the time of its first failure, and gets all its attempts again.
     assert (item["occurredAt"], item["attempts"]) == (first["occurredAt"], 0)
 
@@ -171,7 +181,7 @@ def test_a_resolved_delivery_that_fails_again_is_reopened(
 def test_a_claim_made_between_the_two_writes_is_kept(
     task: Task, error_log: Table, failed: Put, failure: Json, before_call: BeforeCall
 ) -> None:
-    failed(status="resolved")
+    failed(None, status="resolved")
     before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="redriven", attempts=3))
     task.handler(failure, None)
     item = only(error_log)

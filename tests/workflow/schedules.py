@@ -642,7 +642,7 @@ class Explorer:
         request_id = request_id_of(task.data)
         items = [*self._items(contents, RECORDS), *self._items(contents, FAILURES)]
         found = [item for item in items if item["requestId"]["S"] == request_id]
-        return not any("undispatchedSince" in item or "nextAttemptAt" in item for item in found)
+        return not any("undispatchedSince" in item or "queue" in item for item in found)
 
     def _is_dispatched(self, contents: tuple[int, ...]) -> bool:
         return any("dispatchedBy" in payment for payment in self._items(contents, LEDGER))

@@ -9,20 +9,23 @@ from typing import Any
 
 import pytest
 
+from callbacks.queues import SHARDS
 from callbacks.selection import MAX_FAILURES
-from tests.sources import COLD_START_SECONDS, DEFINITIONS, FUNCTIONS, STATES, timeout_of
+from tests.sources import COLD_START_SECONDS, DEFINITIONS, FUNCTIONS, STATES, TEMPLATE, timeout_of
 from tests.workflow.account import Workflow
 
 API_GATEWAY_SECONDS = 29
+EXPRESS_SECONDS = 300
 TRANSITIONS_SECONDS = 1
 
 Machine = dict[str, Any]
 State = dict[str, Any]
 
 
-def longest_seconds(machine: Machine) -> float:
+def longest_seconds(machine: Machine, rounds: int = 1) -> float:
     """Return the seconds of the slowest path through a state machine or branch: every attempt times out.
 
+    A Map takes `rounds` times as long as one of its items.
     Raises ValueError if there is no upper bound: for a task without TimeoutSeconds, a loop, a state of another type.
     """
     states: dict[str, State] = machine["States"]
@@ -33,21 +36,21 @@ def longest_seconds(machine: Machine) -> float:
         if name in path:
             raise ValueError(f"{name} is in a loop")
         path.append(name)
-        longest = _state_seconds(name, states[name]) + max(map(from_state, _following(states[name])), default=0)
+        longest = _state_seconds(name, states[name], rounds) + max(map(from_state, _following(states[name])), default=0)
         path.pop()
         return longest
 
     return from_state(machine["StartAt"])
 
 
-def _state_seconds(name: str, state: State) -> float:
+def _state_seconds(name: str, state: State, rounds: int) -> float:
     match state:
         case {"Type": "Task", "TimeoutSeconds": timeout}:
             return _with_retries(state, float(timeout))
         case {"Type": "Parallel", "Branches": branches}:
             return _with_retries(state, max(map(longest_seconds, branches)))
-        case {"Type": "Map", "ItemProcessor": processor, "MaxConcurrency": at_once}:
-            return float(ceil(MAX_FAILURES / at_once)) * longest_seconds(processor)
+        case {"Type": "Map", "ItemProcessor": processor, "MaxConcurrencyPath": _}:
+            return rounds * longest_seconds(processor)
         case {"Type": "Wait", "Seconds": seconds}:
             return float(seconds)
         case {"Type": "Pass" | "Choice" | "Succeed" | "Fail"}:
@@ -113,6 +116,18 @@ RETRY = {"ErrorEquals": ["Busy"], "IntervalSeconds": 1, "MaxAttempts": 2, "Backo
             machine(A={"Type": "Choice", "Choices": [{"Next": "B"}], "Default": "C"}, B=END, C=task(9, End=True)),
             9,
         ),
+        # All items of a Map have one place each: one round.
+        (
+            machine(
+                A={
+                    "Type": "Map",
+                    "MaxConcurrencyPath": "$.n",
+                    "ItemProcessor": machine(B=task(4, End=True)),
+                    "End": True,
+                }
+            ),
+            4,
+        ),
         # Branches run in parallel; the slowest one counts.
         (
             machine(
@@ -154,12 +169,30 @@ def test_the_slowest_callback_ends_before_api_gateway_gives_up() -> None:
     assert longest_seconds(DEFINITIONS["callback"]) + TRANSITIONS_SECONDS < API_GATEWAY_SECONDS
 
 
-def test_the_slowest_healing_ends_before_its_timeout(workflow: Workflow) -> None:
-    healing = DEFINITIONS["healing"]
-    states = healing["States"]
-    one_page = {**healing, "States": {**states, "HasMore?": {**states["HasMore?"], "Choices": []}}}
-    max_pages: int = workflow.functions.module_global("FindFailures", "MAX_PAGES")
-    assert max_pages * longest_seconds(one_page) < healing["TimeoutSeconds"]
+HEALING = DEFINITIONS["healing"]
+# The loop is cut: one page.
+ONE_PAGE = HEALING | {
+    "States": HEALING["States"] | {"IsManual?": HEALING["States"]["IsManual?"] | {"Default": "IsCollected?"}}
+}
+
+
+def test_the_slowest_run_of_healing_ends_before_its_timeout(workflow: Workflow) -> None:
+    pace = workflow.functions.module_global("FindFailures", "pace")
+    at_once = range(1, TEMPLATE["Parameters"]["HealingConcurrency"]["MaxValue"] + 1)
+    rounds = max(ceil(pace.page_size(number) / number) for number in at_once)
+    run_seconds = 60 * TEMPLATE["Parameters"]["HealingMinutes"]["MaxValue"]
+    # A page may start at the end of the run; after it, one more search finds that the run is over.
+    last_page, last_search = longest_seconds(ONE_PAGE, rounds), longest_seconds(ONE_PAGE, rounds=0)
+    assert run_seconds + last_page + last_search < HEALING["TimeoutSeconds"]
+
+
+def test_the_slowest_page_of_an_operator_ends_before_its_timeout(workflow: Workflow) -> None:
+    def setting(task: str, name: str) -> Any:
+        return workflow.functions.module_global(task, name)
+
+    collected = 2 * setting("CollectUndispatched", "KEYS_PER_END") * SHARDS
+    at_once = setting("FindFailures", "pace").next_concurrency(0, [])
+    assert longest_seconds(ONE_PAGE, ceil((MAX_FAILURES + collected) / at_once)) < HEALING["TimeoutSeconds"]
 
 
 def test_a_redrive_has_as_much_time_as_a_callback_can_take() -> None:
@@ -167,10 +200,11 @@ def test_a_redrive_has_as_much_time_as_a_callback_can_take() -> None:
     assert longest_seconds(DEFINITIONS["callback"]) + TRANSITIONS_SECONDS < run["TimeoutSeconds"]
 
 
-def test_a_claim_on_a_failure_lasts_longer_than_its_redrive(workflow: Workflow) -> None:
+def test_a_redrive_ends_before_its_claim_and_its_express_execution_do(workflow: Workflow) -> None:
     item = STATES["healing"]["RedriveEach"]["ItemProcessor"]
-    lease: timedelta = workflow.functions.module_global("ClaimFailure", "CLAIM_TIME")
-    assert longest_seconds(item) < lease.total_seconds()
+    assert item["ProcessorConfig"] == {"Mode": "DISTRIBUTED", "ExecutionType": "EXPRESS"}
+    claim: timedelta = workflow.functions.module_global("ClaimFailure", "CLAIM_TIME")
+    assert longest_seconds(item) + TRANSITIONS_SECONDS < min(claim.total_seconds(), EXPRESS_SECONDS)
 
 
 def offenders(is_wrong: Callable[[str, str, State], bool]) -> list[str]:

@@ -84,6 +84,7 @@ def test_a_paid_callback_is_recorded_dispatched_and_answered(workflow: Workflow)
             "extra": "{}",
             "body": body_of("paid"),
             "channel": "BankApp",
+            "shard": "BankApp#2",
             "requestId": "5f0c6e1d",
             "receivedAt": "2024-11-23T00:00:00.123Z",
             "sourceIp": "203.0.113.7",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from callbacks.queues import Lane, lane_of
 from tests.outcomes import body_of
 from tests.workflow.account import INVOKE, Call, Workflow
 from tests.workflow.engine import LEDGER_TABLE
@@ -118,7 +119,7 @@ def test_a_held_payment_waits_for_an_operator(workflow: Workflow) -> None:
     workflow.heal()
 
     (row,) = workflow.errors
-    assert (row["error"], row["status"], "nextAttemptAt" in row) == ("OrderPaidTwice", "open", False)
+    assert (row["error"], row["status"], lane_of(row["queue"])) == ("OrderPaidTwice", "open", Lane.OPERATOR)
     assert kinds_told(workflow) == ["OrderPaidTwice"]
     assert len(workflow.dispatched) == 1
 

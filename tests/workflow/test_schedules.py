@@ -85,7 +85,7 @@ def is_shown_as_dispatched(moment: Moment) -> bool:
 
 def is_watched(item: dict[str, Any]) -> bool:
     """Return whether healing will find a record or a failure, or an operator has to decide about it."""
-    return "undispatchedSince" in item or "nextAttemptAt" in item or item.get("status") == {"S": "open"}
+    return "undispatchedSince" in item or "queue" in item or item.get("status") == {"S": "open"}
 
 
 def run_all(explorer: Explorer) -> None:
