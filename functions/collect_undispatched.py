@@ -90,8 +90,7 @@ def _request_id(key: CallbackRecord) -> str:
 
 def _known(keys: list[CallbackRecord]) -> set[str]:
     """Return the request ids that have a failure in the error log, which healing or an operator looks after."""
-    # A set: DynamoDB refuses a key that is asked for twice.
-    found = ErrorLog.batch_get({_request_id(key) for key in keys}, attributes_to_get=["requestId"])
+    found = ErrorLog.batch_get([_request_id(key) for key in keys], attributes_to_get=["requestId"])
     return {row.requestId for row in found}
 
 

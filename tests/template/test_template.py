@@ -164,7 +164,7 @@ def test_an_execution_that_cannot_report_itself_sets_off_an_alarm() -> None:
     } == {
         ("BankAppCallback", "ExecutionsFailed", "GreaterThanThreshold", 0),
         ("BankAppCallback", "ExecutionsTimedOut", "GreaterThanThreshold", 0),
-        ("BankAppHealing", "ExecutionsSucceeded", "LessThanThreshold", 1),
+        ("BankAppHealing", "ExecutionsFailed", "GreaterThanThreshold", 2),
     }
 
 
@@ -231,17 +231,19 @@ def test_a_message_that_cannot_be_handled_is_kept_and_sets_off_an_alarm() -> Non
     )
 
 
-def test_healing_that_never_starts_sets_off_an_alarm() -> None:
+def test_healing_that_no_longer_runs_sets_off_an_alarm_but_not_before_it_has_run() -> None:
     alarm = ALARMS["HealingStopped"]
-    assert alarm["TreatMissingData"] == "breaching"
+    assert alarm["TreatMissingData"] == "missing"
     # Its period must cover at least two runs.
     assert alarm["Period"] >= 2 * 60 * TEMPLATE["Parameters"]["HealingMinutes"]["MaxValue"]
 
 
 @pytest.mark.parametrize("name", ALARMS)
 def test_an_alarm_notifies_the_topic_if_there_is_one(name: str) -> None:
-    assert deployed(ALARMS[name], AlarmTopicArn="topic")["AlarmActions"] == ["topic"]
-    assert "AlarmActions" not in deployed(ALARMS[name])
+    # Without runs the alarm has no data.
+    actions = "InsufficientDataActions" if name == "HealingStopped" else "AlarmActions"
+    assert deployed(ALARMS[name], AlarmTopicArn="topic")[actions] == ["topic"]
+    assert actions not in deployed(ALARMS[name])
 
 
 def test_a_metric_counts_failed_checks_by_check_and_mode(monkeypatch: pytest.MonkeyPatch) -> None:

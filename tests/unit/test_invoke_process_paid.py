@@ -284,7 +284,7 @@ def test_a_dispatch_that_cannot_be_finished_is_answered_anyway(
 
 
 def test_payments_are_not_compared_without_the_time_for_it(task: Task, service: Service, callback: Json) -> None:
-    remaining = iter([60_000, 60_000, 900])
+    remaining = iter([60_000, 60_000, 60_000, 900])
     late = context()
     late.get_remaining_time_in_millis = lambda: next(remaining)
     answer = task.handler(event(callback), late)
