@@ -1,5 +1,6 @@
 """InvokeProcessPaid: dispatches a paid callback to the function that completes the order, once per payment."""
 
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -10,10 +11,16 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from callbacks import config, deadline, ledger
-from callbacks.errors import DispatchUncertain, OrderPaidTwice
+from callbacks.errors import (
+    DispatchInProgress,
+    DispatchUncertain,
+    DispatchUndecided,
+    OrderPaidTwice,
+    PaymentConflict,
+)
 from callbacks.tables import CallbackRecord, bind, longest_call
 from callbacks.telemetry import logger
-from callbacks.transient import repeat_once, translate_transient_errors
+from callbacks.transient import translate_transient_errors
 
 MAX_REPEATS = int(config.required("MAX_DISPATCH_REPEATS"))
 # What a slow invoke and then a slow write to finish the claim take, on open connections.
@@ -42,14 +49,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     callback = event["callback"]
     attempt = ledger.Attempt(event["channel"], callback, context.aws_request_id)
     with translate_transient_errors():
-        lifetime = timedelta(seconds=deadline.seconds_left(context))
-        claim = partial(ledger.claim, attempt, lifetime, MAX_REPEATS)
-        # If only the claim's answer was lost, the state's retry would come too early: the claim would still last.
-        dispatched_by = repeat_once(
-            lambda: claim(partial(_is_recorded, event, context), partial(deadline.require, context)),
-            context,
-            longest_call(ledger.Payments) + ledger.RELEASE_SECONDS,
-        )
+        dispatched_by = _claim(attempt, event, context)
     if dispatched_by is None:
         _dispatch(attempt, event, context)
         dispatched_by = attempt.delivery_id
@@ -63,6 +63,20 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     )
     contradiction = None if is_duplicate else _find_contradiction(attempt, context)
     return {"dispatchedBy": dispatched_by, "isDuplicate": is_duplicate, "contradiction": contradiction}
+
+
+def _claim(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaContext) -> str | None:
+    """Claim the payment as ledger.claim does; if its answer is lost, give the claim back for the state's retry."""
+    lifetime = timedelta(seconds=deadline.seconds_left(context))
+    is_recorded, require_time = partial(_is_recorded, event, context), partial(deadline.require, context)
+    try:
+        return ledger.claim(attempt, lifetime, MAX_REPEATS, is_recorded, require_time)
+    except (DispatchInProgress, DispatchUndecided, PaymentConflict):
+        raise
+    except Exception:
+        with suppress(Exception):
+            _release(attempt, context)
+        raise
 
 
 def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaContext) -> None:

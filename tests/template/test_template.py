@@ -72,11 +72,12 @@ def test_a_function_has_a_role_of_its_own_and_no_other_permissions(function: str
 
 
 def test_the_callback_machine_may_run_its_tasks_and_nothing_else() -> None:
-    invoke, confirm, log = statements_of("CallbackWorkflowRole")
+    invoke, confirm, park, log = statements_of("CallbackWorkflowRole")
     assert invoke["Action"] == ["lambda:InvokeFunction"]
     assert invoke["Resource"] == arns_of_tasks("callback")
     assert confirm["Action"] == ["dynamodb:UpdateItem"]
     assert confirm["Resource"] == statements_of("SaveCallbackRecordRole")[-2]["Resource"]
+    assert (park["Action"], park["Resource"]) == (["sqs:SendMessage"], {"Fn::GetAtt": ["ParkedQueue", "Arn"]})
     # The console shows no execution if one of these is missing: SAM's Logging adds no permissions.
     assert set(log["Action"]) == LOG_DELIVERY | TRACING
 
@@ -211,6 +212,18 @@ def test_an_event_that_lambda_gives_up_is_sent_to_the_queue_that_reopens_payment
     assert source["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     (read,) = [statement for statement in statements_of("ReopenPaymentRole") if statement["Resource"] == queue]
     assert set(read["Action"]) == {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
+
+
+def test_a_parked_delivery_is_kept_for_14_days_and_missed_after_an_hour() -> None:
+    queue, dead_letters = (RESOURCES[name]["Properties"] for name in ("ParkedQueue", "ParkedDeadLetters"))
+    for each in (queue, dead_letters):
+        assert (each["SqsManagedSseEnabled"], each["MessageRetentionPeriod"]) == (True, 14 * 24 * 60 * 60)
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["ParkedDeadLetters", "Arn"]}
+    # An outage of the error log must not move deliveries to the dead-letter queue.
+    assert queue["RedrivePolicy"]["maxReceiveCount"] * queue["VisibilityTimeout"] >= 8 * 60 * 60
+    late, unread = deployed(ALARMS["ParkedTooLong"]), deployed(ALARMS["ParkedNotUnderstood"])
+    assert (late["MetricName"], late["Threshold"]) == ("ApproximateAgeOfOldestMessage", 3600)
+    assert (unread["MetricName"], unread["Threshold"]) == ("ApproximateNumberOfMessagesVisible", 0)
 
 
 def test_a_message_that_cannot_be_handled_is_kept_and_sets_off_an_alarm() -> None:

@@ -42,6 +42,7 @@ def names(**parameters: str) -> dict[str, Any]:
                 queue = intrinsics.resolved(properties["QueueName"], known)
                 known[name] = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{queue}"
                 known[f"{name}.Arn"] = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"
+                known[f"{name}.QueueName"] = queue
             case "AWS::Serverless::StateMachine":
                 machine = intrinsics.resolved(properties["Name"], known)
                 known[name] = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{machine}"
