@@ -172,7 +172,7 @@ def test_the_slowest_callback_ends_before_api_gateway_gives_up() -> None:
 HEALING = DEFINITIONS["healing"]
 # The loop is cut: one page.
 ONE_PAGE = HEALING | {
-    "States": HEALING["States"] | {"IsManual?": HEALING["States"]["IsManual?"] | {"Default": "IsCollected?"}}
+    "States": HEALING["States"] | {"IsManual?": {"Type": "Choice", "Choices": [], "Default": "IsCollected?"}}
 }
 
 
