@@ -86,6 +86,7 @@ def isolate(patch: pytest.MonkeyPatch) -> None:
         "HEALING_MINUTES": "5",
         "HEALING_CONCURRENCY": "60",
         "DISPATCH_AGE_MINUTES": "2",
+        "PARKED_QUEUE_URL": "https://sqs.ap-southeast-1.amazonaws.com/123456789012/payment3-parked-test",
         "LEDGER_TABLE": "payment3-payment-ledger-test",
         "MAX_DISPATCH_REPEATS": "1",
         "ALERT_TABLE": "payment3-callback-alert-test",

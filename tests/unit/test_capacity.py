@@ -87,7 +87,7 @@ def test_the_outcomes_of_a_page_fit_into_a_state(pace: Task, load: Load) -> None
 
 
 def test_the_history_of_the_longest_run_stays_below_its_limit() -> None:
-    loop = ["CollectUndispatched", "FindFailures", "IsAnyRedriven?", "RedriveEach", "IsManual?"]
+    loop = ["CollectUndispatched", "FindFailures", "IsAnyRedriven?", "RedriveEach", "IsManual?", "TakeParked"]
     assert set(loop) <= set(STATES["healing"])
     pages = 30 * 60 / 3
     assert pages * len(loop) * EVENTS_PER_TASK <= number(cell("25,000 events", 2)) < HISTORY_EVENTS

@@ -112,6 +112,7 @@ def test_a_failed_dispatch_becomes_a_failure_that_healing_redrives(
         "attempts": 0,
         "lane": "healing",
         "queue": "BankApp#3#healing",
+        "verdicts": {"VerifySignature": "passed"},
     }
 
 

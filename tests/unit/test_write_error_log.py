@@ -16,6 +16,7 @@ def task(load: Load, tables: dict[str, str]) -> Task:
 
 
 def test_everything_known_about_a_failure_is_on_its_item(task: Task, error_log: Table, failure: Json) -> None:
+    failure["checks"] = {"VerifySignature": {"verdict": "passed"}, "CrossCheckPayment": {"verdict": "skipped"}}
     assert task.handler(failure, None) == {"reported": True}
     item = only(error_log)
     assert json.loads(item.pop("event")) == failure["event"]
@@ -36,6 +37,7 @@ def test_everything_known_about_a_failure_is_on_its_item(task: Task, error_log: 
         "lane": "healing",
         "queue": "BankApp#3#healing",
         "queuedAt": "2026-11-22T10:05:01.000Z",
+        "verdicts": {"VerifySignature": "passed", "CrossCheckPayment": "skipped"},
     }
 
 
@@ -117,7 +119,7 @@ def test_a_refusal_opens_the_item_but_waits_for_an_operator(
     assert item["queuedAt"] == item["occurredAt"] == "2026-11-22T10:00:01.000Z"
 
 
-FACTS = {"executionArn", "step", "error", "cause", "event"}
+FACTS = {"executionArn", "step", "error", "cause", "event", "verdicts"}
 
 
 @pytest.mark.parametrize("error", ["DispatchInProgress", "InvalidCallback"])
@@ -137,11 +139,13 @@ def test_a_later_failure_changes_the_error_but_not_the_plan(
 ) -> None:
     before = failed(**planned)
     failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": "again"}}
+    failure["checks"] = {"VerifySignature": {"verdict": "passed"}}
     failure["event"]["receivedAt"] = 1577872800000
     assert task.handler(failure, None) == {"reported": True}
     after = only(error_log)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == FACTS
     assert json.loads(after["event"]) == failure["event"]
+    assert after["verdicts"] == {"VerifySignature": "passed"}
     assert [after[name] for name in ("executionArn", "step", "error", "cause")] == [
         failure["executionArn"],
         "ValidateCallback",
