@@ -27,7 +27,7 @@ from callbacks.selection import MAX_FAILURES
 from tests.sources import FUNCTIONS, statements_of, timeout_of
 from tests.unit import test_cross_check_payment
 from tests.unit.kit import Json, Load, Task
-from tests.unit.test_dynamodb import CONDITION_FAILED, FAILURE, RECORD, item
+from tests.unit.test_dynamodb import CONDITION_FAILED, FAILURE, PARKED, RECORD, item
 from tests.unit.test_dynamodb import find as find_failures
 from tests.unit.test_signatures import KEY, OTHER_KEY, SECONDS, headers_of
 
@@ -53,22 +53,6 @@ WAITING = {
 ACCESS = {"baseUrl": "https://bank.example", "clientId": "payment3", "clientSecret": "hush-hush"}
 SECRET = {"webhookSecrets": [OTHER_KEY], "inquiry": ACCESS}
 RENEWED = {**SECRET, "webhookSecrets": [KEY]}
-PARKED = {
-    "MessageId": "m",
-    "ReceiptHandle": "h",
-    "Body": json.dumps(
-        {
-            "channel": "BankApp",
-            "functionName": "bankappcallback",
-            "failure": {"SaveCallbackRecord": {"Error": "ServiceUnavailable", "Cause": "{}"}},
-            "event": {"requestId": "8f7e6d5c"},
-            "executionArn": "a",
-            "executionName": "e",
-            "startedAt": "2026-11-22T10:00:00Z",
-            "occurredAt": "2026-11-22T10:00:01.000Z",
-        }
-    ),
-}
 READ_SECRET: Answers = {
     "secretsmanager:GetSecretValue": [{"SecretString": json.dumps(text)} for text in (SECRET, RENEWED)]
 }

@@ -1,4 +1,4 @@
-"""How every task handles a DynamoDB that throttles, fails, refuses or does not answer."""
+"""How every task handles a DynamoDB, or a queue, that throttles, fails, refuses or does not answer."""
 
 import json
 import time
@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 from boto3.dynamodb.types import TypeSerializer
-from pynamodb.exceptions import GetError, PutError, PynamoDBException, QueryError, UpdateError
+from botocore.exceptions import ClientError
+from pynamodb.exceptions import GetError, PutError, PynamoDBException, QueryError, ScanError, UpdateError
 
 from callbacks.errors import ServiceUnavailable
 from tests.sources import FUNCTIONS, timeout_of
 from tests.unit.kit import Json, Load, Log, Service, context, operations
 
-ERRORS: dict[str, type[PynamoDBException]] = {
+ERRORS: dict[str, type[PynamoDBException | ClientError]] = {
     "BatchGetItem": GetError,
     "GetItem": GetError,
     "PutItem": PutError,
     "Query": QueryError,
+    "ReceiveMessage": ClientError,
+    "Scan": ScanError,
     "UpdateItem": UpdateError,
 }
 
@@ -69,12 +72,28 @@ RECORD = item(
     signature="skipped",
     undispatchedSince="2020-01-01T10:00:00.000Z",
 )
+PARKED = {
+    "MessageId": "m",
+    "ReceiptHandle": "h",
+    "Body": json.dumps(
+        {
+            "channel": "BankApp",
+            "functionName": "bankappcallback",
+            "failure": {"SaveCallbackRecord": {"Error": "ServiceUnavailable", "Cause": "{}"}},
+            "event": {"requestId": "8f7e6d5c"},
+            "executionArn": "a",
+            "executionName": "e",
+            "startedAt": "2026-11-22T10:00:00Z",
+            "occurredAt": "2026-11-22T10:00:01.000Z",
+        }
+    ),
+}
 CONDITION_FAILED = {"__type": "ConditionalCheckFailedException", "Message": "no"}
 
 
 @dataclass(frozen=True)
 class Path:
-    """The calls that a task makes in turn, each with DynamoDB's answer, when it is called with `event`.
+    """The calls that a task makes in turn, each with its answer, when it is called with `event`.
 
     Each call is made `attempts` times before it fails. The first call is made `slow_attempts` times if none is answered
     in time, and they all end within `seconds`.
@@ -95,7 +114,7 @@ class Path:
 def events(callback: Json, failure: Json) -> Json:
     """The events of the callback workflow's tasks."""
     save = {"channel": "BankApp", "table": "table", "executionArn": "arn", "callback": callback, "signature": "skipped"}
-    return {"save_callback_record": save, "write_error_log": failure}
+    return {"save_callback_record": save, "write_error_log": failure, "take_parked": {}}
 
 
 def find(**selection: Any) -> Path:
@@ -117,6 +136,15 @@ PATHS = [
     # The task itself repeats a call, but only one that failed fast.
     Path("write_error_log", {}, [("UpdateItem", {})], slow_attempts=1, seconds=1),
     Path("write_error_log", {}, [("UpdateItem", CONDITION_FAILED), ("UpdateItem", {})], slow_attempts=1, seconds=1),
+    Path(
+        "take_parked",
+        {},
+        [("ReceiveMessage", {"Messages": [PARKED]}), ("UpdateItem", {})],
+        attempts=1,
+        slow_attempts=1,
+    ),
+    Path("report_suppressed", {"channel": "BankApp"}, [("Scan", {})]),
+    Path("send_digest", {"channel": "BankApp"}, [("Query", {})]),
     Path("claim_failure", {"requestId": "8f7e6d5c", "isManual": False}, [("GetItem", FAILURE), ("UpdateItem", {})]),
     Path(
         "settle_failure",
@@ -242,7 +270,7 @@ def test_a_dynamodb_that_does_not_answer_is_given_up_in_time(
     service.refuses("AccessDeniedException", 400)
     for _, run in runs:
         # The first call makes the client.
-        with pytest.raises(PynamoDBException):
+        with pytest.raises((PynamoDBException, ClientError)):
             run()
     service.hangs()
     assert late(runs) == []

@@ -5,7 +5,7 @@ import pytest
 from boto3.dynamodb.conditions import Key
 
 from callbacks.queues import Lane
-from tests.unit.kit import BeforeCall, Json, Load, Put, Table, Task, items, only
+from tests.unit.kit import BeforeCall, Json, Load, Put, Service, Table, Task, context, items, only, operations
 
 EVENTS = Path(__file__).parents[2] / "events"
 
@@ -180,6 +180,17 @@ def test_a_resolved_delivery_that_fails_again_is_reopened(
     assert (item["queue"], item["queuedAt"]) == (f"BankApp#3#{lane}", queued_at)
     # It keeps the time of its first failure, and gets all its attempts again.
     assert (item["occurredAt"], item["attempts"]) == (first["occurredAt"], 0)
+
+
+def test_a_write_that_is_throttled_once_is_made_once_more(
+    load: Load, service: Service, pauses: list[float], failure: Json
+) -> None:
+    task = load("write_error_log", AWS_ENDPOINT_URL=service.url)
+    service.refuses_once("ThrottlingException", 400)
+    service.answers(200, b'{"Attributes": {}}')
+    assert task.handler(failure, context()) == {"reported": True}
+    assert operations(service) == ["UpdateItem", "UpdateItem"]
+    assert pauses == [0.1]
 
 
 def test_a_claim_made_between_the_two_writes_is_kept(
