@@ -29,8 +29,6 @@ NOT_STARTED = re.compile(
 )
 RESTART_DELAY = timedelta(minutes=1)
 
-ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
-
 
 class Result(NamedTuple):
     """How an execution ended: its HTTP status (None without an answer), and whether nothing is left to do."""

@@ -125,7 +125,7 @@ def test_an_id_that_begins_with_a_hyphen_is_looked_up(local: Local) -> None:
 def test_a_redriven_invalid_callback_is_refused_again(local: Local, make_body: MakeBody) -> None:
     before = datetime.now(UTC).isoformat()
     answer = local.post(make_body(userId=None))
-    run = redrive(local, "--since", before)
+    run = redrive(local, "--since", before, "--refused")
     assert run.returncode == 1
     assert "500 userId: is missing" in run.stdout
     (error,) = local.errors_of(answer)
