@@ -18,8 +18,6 @@ SUCCEEDED = "SUCCEEDED"
 # In ASCII, so that a page of results has a known size.
 MAX_RESULT_CHARACTERS = 66
 
-ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
-
 # An error of StartSyncExecution itself that any delivery would get. Step Functions does not document the names that it
 # gives to them: an error that is not in the API's model may be just Sfn.SfnException, and its cause the service's
 # message, without a name.
@@ -61,8 +59,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     else:
         actions = _settled(row, event, result)
     with translate_transient_errors():
-        # Skipped if a later run took over: its result is newer.
-        try_write(
+        # Skipped if a later run took over: its result is newer, and it reports it.
+        is_stored = try_write(
             lambda: row.update(
                 actions=[CallbackError.lastResult.set(result.text), *actions],
                 condition=CallbackError.attempts == event["attempt"],
@@ -74,7 +72,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "status": _shown(row, is_counted=is_counted),
         "attempts": row.attempts,
         "lastResult": row.lastResult,
-        "report": _report(row, lane, is_manual=event["isManual"]),
+        "report": _report(row, lane, is_manual=event["isManual"]) if is_stored else None,
     }
 
 

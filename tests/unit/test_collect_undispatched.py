@@ -107,6 +107,7 @@ def test_a_payment_without_a_confirmed_dispatch_becomes_a_due_failure(
         "attempts": 0,
         "lane": "healing",
         "queue": "BankApp#3#healing",
+        "verdicts": {"VerifySignature": "passed"},
     }
     # Nothing else on the record changes.
     del record["undispatchedSince"]

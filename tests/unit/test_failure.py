@@ -25,7 +25,7 @@ def test_a_failure_contains_what_its_reports_need(failure: Json) -> None:
         execution_arn=failure["executionArn"],
         request_id="8f7e6d5c",
         event=failure["event"],
-        is_signed=False,
+        verdicts={},
     )
 
 

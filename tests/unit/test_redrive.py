@@ -139,7 +139,12 @@ def test_the_workflow_receives_the_selection(
     ("options", "code", "printed"),
     [
         (["--order", "1"], 0, "Nothing to redrive.\n"),
-        (["--since", "2026-11-22T10:00Z"], 0, "Nothing to redrive.\n"),
+        (
+            ["--since", "2026-11-22T10:00Z"],
+            0,
+            "Refused callbacks are left out; --refused includes them.\nNothing to redrive.\n",
+        ),
+        (["--since", "2026-11-22T10:00Z", "--refused"], 0, "Nothing to redrive.\n"),
         (
             ["--request", REQUEST_ID],
             1,
