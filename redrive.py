@@ -21,6 +21,7 @@ import stacks
 from stacks import StackError
 
 PAGE = 100
+EVERYTHING = {"since": "1970-01-01T00:00:00Z", "refused": True}
 MAX_REASON_CHARACTERS = 500
 QUESTIONS = {
     "again": "Dispatch payment {payment} of order {order} again? Process-paid may have received it before.",
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         machine_arn = stacks.output_of(client("cloudformation"), options, "HealingStateMachineArn")
         if options.digest:
             return send_digest(client("stepfunctions"), machine_arn)
+        if options.list:
+            return list_unresolved(client("stepfunctions"), machine_arn)
         if options.action is None:
             return redrive(client("stepfunctions"), machine_arn, _selection(options))
         decision = _decision(options, client("sts").get_caller_identity()["Arn"])
@@ -75,6 +78,19 @@ def redrive(stepfunctions: Any, machine_arn: str, selection: dict[str, Any]) -> 
     summary = ", ".join(f"{count} {status}" for status, count in outcomes.most_common())
     print(f"{total} would be redriven: {summary}" if is_dry_run else f"{total} redriven: {summary}")
     return 0 if is_dry_run or set(outcomes) == {"resolved"} else 1
+
+
+def list_unresolved(stepfunctions: Any, machine_arn: str) -> int:
+    """Print each delivery that is not resolved, and how many failed alike. Return the exit code."""
+    kinds: Counter[tuple[str, str, str]] = Counter()
+    for page in _pages(stepfunctions, machine_arn, {**EVERYTHING, "dryRun": True, "limit": PAGE}):
+        for line in _listed(page):
+            kinds[line["status"], line.get("step", "unknown"), line.get("error", "unknown")] += 1
+            print(_line_of(line), flush=True)
+    for (status, step, error), count in kinds.most_common():
+        print(f"{count} {status}: {step} {error}")
+    print(f"{kinds.total()} unresolved")
+    return 0
 
 
 def send_digest(stepfunctions: Any, machine_arn: str) -> int:
@@ -124,8 +140,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     reason = options.reason
     if options.refused and options.since is None:
         parser.error("--refused goes with --since; --request and --order include refused callbacks")
-    if options.digest and (options.dry_run or options.action is not None):
-        parser.error("--digest takes no --dry-run and no decision")
+    if (options.digest or options.list) and (options.dry_run or options.action is not None):
+        parser.error("--digest and --list take no --dry-run and no decision")
     if options.action is None:
         if reason is not None or options.yes:
             parser.error("--reason and --yes go with --again, --accept, --despite or --dismiss")
@@ -157,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--request", metavar="ID", help="one delivery, by its request id from the answer, e-mail or log")
     what.add_argument("--order", metavar="ID", help="all failed deliveries of an order")
     what.add_argument("--since", metavar="TIME", help="all failures since a time, such as 2026-11-22T10:00:00+07:00")
+    what.add_argument("--list", action="store_true", help="redrive nothing; list and count all that is unresolved")
     parser.add_argument("--refused", action="store_true", help="with --since: also refused callbacks")
     what.add_argument("--digest", action="store_true", help="redrive nothing; e-mail operators what waits for them")
     parser.add_argument("--dry-run", action="store_true", help="only list the failures")

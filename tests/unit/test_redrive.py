@@ -69,16 +69,23 @@ def aws_with(monkeypatch: pytest.MonkeyPatch, *pages: list[dict[str, Any]]) -> A
     [
         (["--order", "1"], "one of the arguments --stack --local is required"),
         (["--order", "1", "--local", "--stack", "some"], "argument --stack: not allowed with argument --local"),
-        (["--stack", "some"], "one of the arguments --request --order --since --digest is required"),
+        (["--stack", "some"], "one of the arguments --request --order --since --list --digest is required"),
         (
             ["--stack", "some", "--order", "1", "--request", "2"],
             "argument --request: not allowed with argument --order",
         ),
         (["--stack", "some", "--order", "1", "--refused"], "--refused goes with --since"),
-        (["--stack", "some", "--digest", "--dry-run"], "--digest takes no --dry-run and no decision"),
-        (["--stack", "some", "--digest", "--dismiss", "--reason", "r"], "--digest takes no --dry-run and no decision"),
+        (["--stack", "some", "--digest", "--dry-run"], "--digest and --list take no --dry-run and no decision"),
+        (
+            ["--stack", "some", "--digest", "--dismiss", "--reason", "r"],
+            "--digest and --list take no --dry-run and no decision",
+        ),
+        (["--stack", "some", "--list", "--dry-run"], "--digest and --list take no --dry-run and no decision"),
         (["--stack", "some", "--request"], "argument --request: expected one argument"),
-        (["--stack", "some", "--req", "1"], "one of the arguments --request --order --since --digest is required"),
+        (
+            ["--stack", "some", "--req", "1"],
+            "one of the arguments --request --order --since --list --digest is required",
+        ),
     ],
 )
 def test_a_command_without_a_stack_or_a_selection_runs_nothing(
@@ -174,6 +181,30 @@ def test_each_delivery_of_each_page_is_printed_and_an_open_one_is_a_failure(
     assert [line.split()[0] for line in lines[:-1]] == ["resolved", "open", "resolved"]
     assert lines[-1] == "3 redriven: 2 resolved, 1 open"
     assert aws.selections[1]["after"] == {"page": 1}
+
+
+def test_the_list_shows_all_that_is_unresolved_and_counts_it_by_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = FAILURE | {"step": "VerifySignature", "error": "InvalidSignature"}
+    given_up = FAILURE | {"step": "InvokeProcessPaid", "error": "ServiceUnavailable", "status": "given up"}
+    aws = aws_with(monkeypatch, [refused, given_up], [given_up, {"requestId": "found in the records"}])
+    assert redrive.main(["--stack", "some", "--list"]) == 0
+    everything = {"since": "1970-01-01T00:00:00Z", "refused": True, "dryRun": True, "limit": redrive.PAGE}
+    assert aws.selections == [everything, {**everything, "after": {"page": 1}}]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" order ")[0].rstrip() for line in lines[:4]] == [
+        "open",
+        "given up",
+        "given up",
+        "undispatched",
+    ]
+    assert lines[4:] == [
+        "2 given up: InvokeProcessPaid ServiceUnavailable",
+        "1 open: VerifySignature InvalidSignature",
+        "1 undispatched: unknown unknown",
+        "4 unresolved",
+    ]
 
 
 # Decisions
