@@ -18,6 +18,8 @@ SUCCEEDED = "SUCCEEDED"
 # In ASCII, so that a page of results has a known size.
 MAX_RESULT_CHARACTERS = 66
 
+ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
+
 # An error of StartSyncExecution itself that any delivery would get. Step Functions does not document the names that it
 # gives to them: an error that is not in the API's model may be just Sfn.SfnException, and its cause the service's
 # message, without a name.
