@@ -4,12 +4,13 @@ import importlib
 import inspect
 import json
 import sys
+import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,13 +26,14 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ReadTimeoutError
 from moto.core.models import botocore_stubber
 from moto.ses.models import ses_backends
+from moto.sqs.models import sqs_backends
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from callbacks import times
 from local.stack import ROOT
 from tests.sources import FUNCTIONS, TEMPLATE
 from tests.workflow import engine
-from tests.workflow.engine import ACCOUNT, ERROR_TABLE, LEDGER_TABLE, RECORD_TABLE, REGION, resolved
+from tests.workflow.engine import ACCOUNT, ERROR_TABLE, LEDGER_TABLE, PARKED_QUEUE, RECORD_TABLE, REGION, resolved
 
 # A call to AWS, by texts that its description contains (see AwsCalls).
 Call = tuple[str, ...]
@@ -52,18 +54,33 @@ REOPEN_PAYMENT: str = resolved({"Fn::GetAtt": ["ReopenPayment", "Arn"]})
 Handler = Callable[[Any, object], Any]
 # What Step Functions sees of a function that fails: Lambda's refusal of the invocation, or a FunctionError payload.
 Fault = Exception | dict[str, str]
+DEFAULT_TIMEOUT: int = TEMPLATE["Globals"]["Function"]["Timeout"]
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 HttpAnswer = tuple[int, dict[str, str], str]
 
-# The FunctionError of a process that died.
+# The FunctionErrors of a process that died, and of one that ran out of time.
 PROCESS_DIED = {
     "errorType": "Runtime.ExitError",
     "errorMessage": "RequestId: 8f5e Error: Runtime exited with error: signal: killed",
 }
 
-# The state whose function is running in this thread.
+TIMED_OUT = {"errorType": "Sandbox.Timedout", "errorMessage": "RequestId: 8f5e Error: Task timed out"}
+
+# More often than anything is called while a fault lasts.
+ALWAYS = 9_999
+# How much of its client's patience a slow call uses up.
+SLOWNESS = 0.9
+# A client pauses for a random time before its second attempt, at most for this long.
+LONGEST_PAUSE_SECONDS = 1.0
+
+# The state whose function is running in this thread, and the function's clock.
 running_state: ContextVar[str] = ContextVar("running_state", default="")
+running_clock: ContextVar["Clock | None"] = ContextVar("running_clock", default=None)
+# Whether the test itself is calling AWS: no fault is meant for it.
+is_test_calling: ContextVar[bool] = ContextVar("is_test_calling", default=False)
+# The seconds for which the client that is calling AWS waits for an answer.
+client_patience: ContextVar[float] = ContextVar("client_patience", default=60)
 
 # Shared by all tests, because creating a client takes longer than using it. It does not retry: the states do.
 client: Callable[[str], Any] = cache(partial(boto3.client, config=Config(retries={"total_max_attempts": 1})))
@@ -73,8 +90,53 @@ class ProcessKilled(BaseException):
     """Ends a function's process; nothing in the function can catch it."""
 
 
+class FunctionTimedOut(ProcessKilled):
+    """Ends a function's process, because its time is up."""
+
+
 def kill_process() -> None:
     raise ProcessKilled
+
+
+class Clock:
+    """The time of a running function. Only slow and unanswered calls use it up, so it is the same on any machine."""
+
+    def __init__(self, state: str) -> None:
+        self._limit: float = FUNCTIONS[state].get("Timeout", DEFAULT_TIMEOUT)
+        self._spent = 0.0
+
+    def spend(self, seconds: float) -> None:
+        self._spent += seconds
+        # Nothing is left for the function itself.
+        if self._spent >= self._limit:
+            raise FunctionTimedOut
+
+    def remaining_milliseconds(self) -> int:
+        """Return a time that is long enough for any machine, unless a call was slow."""
+        return int((self._limit - self._spent) * 1000) if self._spent else 60_000
+
+
+class RealClock(Clock):
+    """A clock by which slow calls really take their time."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(state)
+        self._started = time.monotonic()
+
+    def spend(self, seconds: float) -> None:
+        time.sleep(seconds)
+        if self.remaining_milliseconds() <= 0:
+            raise FunctionTimedOut
+
+    def remaining_milliseconds(self) -> int:
+        return int((self._limit - time.monotonic() + self._started) * 1000)
+
+
+def spend(seconds: float) -> None:
+    """Let time pass for the function that is running, if one is."""
+    clock = running_clock.get()
+    if clock is not None:
+        clock.spend(seconds)
 
 
 def load_handlers(**parameters: str) -> dict[str, Handler]:
@@ -105,9 +167,11 @@ class Lambda:
         self._handlers = handlers
         self._faults: defaultdict[str, list[Fault]] = defaultdict(list)
         self._lost: set[str] = set()
-        self._actions: dict[str, Callable[[], None]] = {}
+        self._actions: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
         self._running: Counter[str] = Counter()
         self._changed = Condition()
+        # Whether the latest invocation ended because its time was up.
+        self.has_timed_out = False
         self.attempts: Counter[str] = Counter()
         self.answers: dict[str, Any] = {}
         for state in ("SendErrorEmail", "ReportToSentry"):
@@ -135,9 +199,9 @@ class Lambda:
         """Run the state's function once without telling Step Functions."""
         self._lost.add(state)
 
-    def run_after(self, state: str, action: Callable[[], None]) -> None:
-        """Run an action once, as soon as the state's function has finished."""
-        self._actions[state] = action
+    def run_after(self, state: str, action: Callable[[], None], times: int = 1) -> None:
+        """Run an action, as soon as the state's function has finished, after each of its next invocations."""
+        self._actions[state] = [action] * times
 
     def recover(self) -> None:
         self._faults.clear()
@@ -155,11 +219,12 @@ class Lambda:
     def _run(self, state: str) -> Iterator[None]:
         with self._changed:
             self._running[state] += 1
-        token = running_state.set(state)
+        tokens = running_state.set(state), running_clock.set(Clock(state))
         try:
             yield
         finally:
-            running_state.reset(token)
+            running_state.reset(tokens[0])
+            running_clock.reset(tokens[1])
             with self._changed:
                 self._running[state] -= 1
                 self._changed.notify_all()
@@ -168,6 +233,7 @@ class Lambda:
         state = parameters["FunctionName"].split("-")[-2]
         with self._run(state):
             answer = self._answer(state, parameters)
+        self.has_timed_out = state in self._lost or answer["Payload"] == TIMED_OUT
         if state in self._lost:
             self._lost.remove(state)
             raise TimeoutError
@@ -180,19 +246,22 @@ class Lambda:
             raise fault
         if fault:
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": fault}
+        clock = running_clock.get()
+        assert clock is not None
         context = SimpleNamespace(
             aws_request_id=str(uuid4()),
             function_name=parameters["FunctionName"],
-            # Long enough for any machine.
-            get_remaining_time_in_millis=lambda: 60_000,
+            get_remaining_time_in_millis=clock.remaining_milliseconds,
         )
         try:
             result = self._handlers[parameters["FunctionName"]](json.loads(parameters["Payload"]), context)
             payload = json.loads(json.dumps(result, allow_nan=False))
-            self._actions.pop(state, lambda: None)()
-        except ProcessKilled:
+            if self._actions[state]:
+                self._actions[state].pop()()
+        except ProcessKilled as end:
             self.replace_container(state)
-            return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": PROCESS_DIED}
+            payload = TIMED_OUT if isinstance(end, FunctionTimedOut) else PROCESS_DIED
+            return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": payload}
         except Exception as error:  # noqa: BLE001 Lambda answers for any exception
             trace = traceback.format_tb(error.__traceback__)
             payload = {"errorMessage": str(error), "errorType": type(error).__name__, "requestId": "8f5e"}
@@ -210,6 +279,15 @@ def lambda_error(code: str, status: int = 500) -> ClientError:
     return ClientError(answer, "Invoke")  # type: ignore[arg-type]
 
 
+@dataclass
+class CallFault:
+    """How the next calls are answered, so many times."""
+
+    call: Call
+    answer: Callable[[Any], HttpAnswer]
+    times: int
+
+
 class AwsCalls:
     """Takes every call to AWS at moto's botocore hook: injects the faults that a test asks for, else calls moto.
 
@@ -220,44 +298,62 @@ class AwsCalls:
     def __init__(self) -> None:
         self._moto = botocore_stubber.process_request
         self._one_at_a_time = Lock()
-        self._faults: list[tuple[Call, Callable[[Any], HttpAnswer]]] = []
+        self._faults: list[CallFault] = []
         self.invoked: list[tuple[str, str, bytes]] = []
         self.faulted: list[Call] = []
 
-    def refuse(self, call: Call, code: str, status: int = 400, times: int = 99) -> None:
+    def refuse(self, call: Call, code: str, status: int = 400, times: int = ALWAYS) -> None:
         """Answer the next calls with an error."""
         xml = f"<ErrorResponse><Error><Code>{code}</Code><Message>{code}</Message></Error></ErrorResponse>"
         body = xml if call == SEND_MAIL else json.dumps({"__type": code, "message": code})
-        self._faults += [
-            (call, lambda _: (status, {"x-amzn-errortype": code, "x-amzn-requestid": "8f5e"}, body))
-        ] * times
+        headers = {"x-amzn-errortype": code, "x-amzn-requestid": "8f5e"}
+        self._break(call, lambda _: (status, headers, body), times)
 
-    def lose_answer(self, call: Call, times: int = 99) -> None:
+    def lose_answer(self, call: Call, times: int = ALWAYS) -> None:
         """Execute the next calls, but lose their answers."""
 
         def lost(request: Any) -> HttpAnswer:
             self._execute(request)
-            raise ReadTimeoutError(endpoint_url=request.url)
+            return self._wait_in_vain(request)
 
-        self._faults += [(call, lost)] * times
+        self._break(call, lost, times)
 
-    def time_out(self, call: Call, times: int = 99) -> None:
+    def time_out(self, call: Call, times: int = ALWAYS) -> None:
         """Leave the next calls without an answer, and do not execute them."""
 
-        def unanswered(request: Any) -> HttpAnswer:
-            raise ReadTimeoutError(endpoint_url=request.url)
+        self._break(call, self._wait_in_vain, times)
 
-        self._faults += [(call, unanswered)] * times
+    def lose_in_queue(self, call: Call, times: int = ALWAYS) -> None:
+        """Accept the next invokes, and never run the function."""
+        self._break(call, lambda _: (202, {}, ""), times)
 
-    def run_after(self, call: Call, action: Callable[[], object]) -> None:
-        """Execute the next call, and run an action before its answer arrives."""
+    def slow_down(self, call: Call, times: int = ALWAYS) -> None:
+        """Let the answers to the next calls arrive just before the client stops waiting for them."""
+
+        def late(request: Any) -> HttpAnswer:
+            answer: HttpAnswer = self._execute(request)
+            spend(SLOWNESS * client_patience.get())
+            return answer
+
+        self._break(call, late, times)
+
+    @staticmethod
+    def _wait_in_vain(request: Any) -> HttpAnswer:
+        spend(client_patience.get())
+        raise ReadTimeoutError(endpoint_url=request.url)
+
+    def run_after(self, call: Call, action: Callable[[], object], times: int = 1) -> None:
+        """Execute the next calls, and run an action before the answer of each arrives."""
 
         def execute(request: Any) -> HttpAnswer:
             answer: HttpAnswer = self._execute(request)
             action()
             return answer
 
-        self._faults.append((call, execute))
+        self._break(call, execute, times)
+
+    def _break(self, call: Call, answer: Callable[[Any], HttpAnswer], times: int) -> None:
+        self._faults.append(CallFault(call, answer, times))
 
     def recover(self) -> None:
         self._faults.clear()
@@ -266,11 +362,11 @@ class AwsCalls:
         body = request.body if isinstance(request.body, bytes) else str(request.body).encode()
         target = request.headers.get("X-Amz-Target")
         description = f"in {running_state.get()}: {request.url} {target} {body.decode()}"
-        for fault in self._faults:
-            if all(text in description for text in fault[0]):
-                self._faults.remove(fault)
-                self.faulted.append(fault[0])
-                return fault[1](request)
+        for fault in () if is_test_calling.get() else self._faults:
+            if fault.times and all(text in description for text in fault.call):
+                fault.times -= 1
+                self.faulted.append(fault.call)
+                return fault.answer(request)
         return self._execute(request)
 
     def _execute(self, request: Any) -> Any:
@@ -311,11 +407,13 @@ class Sentry:
         self.dsn = dsn
         self.status = 200
         self.unanswered = 0
+        self.delay_seconds = 0.0
         self.events: list[dict[str, Any]] = []
 
     def recover(self) -> None:
         self.status = 200
         self.unanswered = 0
+        self.delay_seconds = 0
 
 
 @contextmanager
@@ -328,6 +426,7 @@ def serve_sentry() -> Iterator[Sentry]:
             if sentry.unanswered:
                 sentry.unanswered -= 1
                 return
+            time.sleep(sentry.delay_seconds)
             self.send_response(sentry.status)
             self.end_headers()
 
@@ -396,22 +495,22 @@ class Workflow:
         return bool(answer["Payload"] == {"batchItemFailures": []})
 
     def pass_time(self, minutes: int = 60) -> None:
-        """Move the deadlines in the tables closer by that many minutes."""
+        """Move the deadlines in the tables and of the parked messages closer by that many minutes."""
+        for message in self.parked:
+            message.visible_at -= minutes * 60_000
         for row in self.errors:
             if "queue" in row:
-                sooner = datetime.fromisoformat(row["queuedAt"]) - timedelta(minutes=minutes)
-                _table(ERROR_TABLE).put_item(Item={**row, "queuedAt": times.iso(sooner)})
-        for payment in _items(LEDGER_TABLE):
+                _bring_forward(ERROR_TABLE, row, "queuedAt", _sooner(row["queuedAt"], minutes))
+        for payment in self.payments:
             if "claimedUntil" in payment:
-                sooner = datetime.fromisoformat(payment["claimedUntil"]) - timedelta(minutes=minutes)
-                _table(LEDGER_TABLE).put_item(Item={**payment, "claimedUntil": times.iso(sooner)})
+                _bring_forward(LEDGER_TABLE, payment, "claimedUntil", _sooner(payment["claimedUntil"], minutes))
 
     def expire_claims(self) -> None:
         """Expire all claims on payments, but none before the function that holds it has ended."""
         with self.functions.idle("InvokeProcessPaid"):
-            for payment in _items(LEDGER_TABLE):
+            for payment in self.payments:
                 if "claimedUntil" in payment:
-                    _table(LEDGER_TABLE).put_item(Item={**payment, "claimedUntil": times.iso(LONG_AGO)})
+                    _bring_forward(LEDGER_TABLE, payment, "claimedUntil", times.iso(LONG_AGO))
 
     def abort_callback(self) -> None:
         """Abort the callback execution that is running: it reports nothing."""
@@ -420,6 +519,12 @@ class Workflow:
     def abort_healing(self) -> None:
         """Abort the healing execution that is running: it reports nothing."""
         _abort(self.healing_arn)
+
+    @property
+    def statuses(self) -> list[str]:
+        """How the executions of both workflows ended, redrives included."""
+        arns = (self._machine_arn, self.healing_arn)
+        return [execution.status for arn in arns for execution in _executions(arn)]
 
     def recover(self) -> None:
         """End all faults."""
@@ -435,6 +540,19 @@ class Workflow:
         return _items(ERROR_TABLE)
 
     @property
+    def payments(self) -> list[dict[str, Any]]:
+        return _items(LEDGER_TABLE)
+
+    @property
+    def parked(self) -> list[Any]:
+        """The messages in the queue of parked deliveries, also those that were received a moment ago."""
+        return list(_parked_queue()._messages)
+
+    def purge_parked(self) -> None:
+        """Forget all parked deliveries."""
+        _parked_queue()._messages.clear()
+
+    @property
     def mails(self) -> list[Any]:
         return list(ses_backends[ACCOUNT][REGION].sent_messages)
 
@@ -444,16 +562,44 @@ class Workflow:
         return self.aws.invoked
 
 
+def _parked_queue() -> Any:
+    return sqs_backends[ACCOUNT][REGION].queues[PARKED_QUEUE.rpartition("/")[2]]
+
+
 def _abort(machine_arn: str) -> None:
-    machines = stepfunctions_parser_backends[ACCOUNT][REGION]
-    for execution in machines.describe_state_machine(machine_arn).executions:
+    for execution in _executions(machine_arn):
         if execution.status == "RUNNING":
-            machines.stop_execution(execution.execution_arn)
+            stepfunctions_parser_backends[ACCOUNT][REGION].stop_execution(execution.execution_arn)
+
+
+def _executions(machine_arn: str) -> list[Any]:
+    found: list[Any] = stepfunctions_parser_backends[ACCOUNT][REGION].describe_state_machine(machine_arn).executions
+    return found
 
 
 def _items(table_name: str) -> list[dict[str, Any]]:
+    token = is_test_calling.set(True)
     found: list[dict[str, Any]] = _table(table_name).scan()["Items"]
+    is_test_calling.reset(token)
     return found
+
+
+def _sooner(moment: str, minutes: int) -> str:
+    return times.iso(datetime.fromisoformat(moment) - timedelta(minutes=minutes))
+
+
+def _bring_forward(table_name: str, item: dict[str, Any], attribute: str, moment: str) -> None:
+    """Change a deadline of an item, unless another thread has just changed it."""
+    token = is_test_calling.set(True)
+    with suppress(client("dynamodb").exceptions.ConditionalCheckFailedException):
+        _table(table_name).update_item(
+            Key={key["AttributeName"]: item[key["AttributeName"]] for key in _table(table_name).key_schema},
+            UpdateExpression="SET #deadline = :new",
+            ConditionExpression="#deadline = :old",
+            ExpressionAttributeNames={"#deadline": attribute},
+            ExpressionAttributeValues={":new": moment, ":old": item[attribute]},
+        )
+    is_test_calling.reset(token)
 
 
 @cache

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import sentry_sdk
 from botocore import endpoint
+from botocore.exceptions import ReadTimeoutError
 from jsonpath_ng.ext.parser import parse as parse_path
 from moto import mock_aws
 from moto.core.models import botocore_stubber
 from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
 from moto.stepfunctions.parser.asl.component.common.path import result_path
 from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
+from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import EvalTimeoutError
 from moto.stepfunctions.parser.asl.component.state.exec import execute_state
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
@@ -33,13 +35,24 @@ from moto.stepfunctions.parser.utils import TMP_THREADS
 
 from tests.sources import TABLES, table
 from tests.workflow import engine
-from tests.workflow.account import Handler, Sentry, Workflow, client, load_handlers, serve_sentry
+from tests.workflow.account import (
+    LONGEST_PAUSE_SECONDS,
+    Handler,
+    Sentry,
+    Workflow,
+    client,
+    client_patience,
+    load_handlers,
+    serve_sentry,
+    spend,
+)
 
 # Moto parses a definition for each machine and each execution, a path for each use, and creates a client for each call.
 # All of these take longer than the execution itself.
 parse_definition_once = staticmethod(cache(AmazonStateLanguageParser.parse))
 parse_path_once = cache(parse_path)
 eval_error_names = ErrorEqualsDecl._eval_body
+get_response_of_client = endpoint.Endpoint._get_response  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -96,6 +109,12 @@ class PatientEvent(threading.Event):
         return super().wait(120)
 
 
+def get_response(self: endpoint.Endpoint, *call: Any) -> Any:
+    """Make an attempt of a call, and let the fault that it meets know how long the client waits."""
+    client_patience.set(self.http_session._timeout.read_timeout)  # type: ignore[attr-defined]
+    return get_response_of_client(self, *call)
+
+
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that the interpreter would have slept before each retry; jitter always draws the maximum."""
@@ -103,15 +122,22 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(execute_state, "threading", SimpleNamespace(Event=PatientEvent))
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=seconds.append))
     # A client's own pauses between attempts are random.
-    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=lambda _: spend(LONGEST_PAUSE_SECONDS)))
+    monkeypatch.setattr(endpoint.Endpoint, "_get_response", get_response)
     monkeypatch.setattr(jitter_strategy_decl, "random", SimpleNamespace(uniform=lambda _, longest: longest))
     return seconds
 
 
 def eval_sdk_task(task: StateTaskServiceAwsSdk, env: Any, normalised_parameters: dict[str, Any], **_: Any) -> None:
-    """Call the SDK with the members' names of Step Functions, which are capitalised; moto knows those of boto3 only."""
+    """Call the SDK with the members' names of Step Functions, which are capitalised; moto knows those of boto3 only.
+
+    If the answer is lost, the state times out; moto ends the execution.
+    """
     call = getattr(client(task._get_boto_service_name()), task._get_boto_service_action())
-    answer = call(**{name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()})
+    try:
+        answer = call(**{name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()})
+    except ReadTimeoutError as error:
+        raise EvalTimeoutError from error
     del answer["ResponseMetadata"]
     plain = json.loads(json.dumps(answer, default=str))
     env.stack.append({name[0].upper() + name[1:]: value for name, value in plain.items()})
@@ -171,5 +197,10 @@ def workflow(
 
 @pytest.fixture
 def claims_expire_before_retries(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let claims expire before each retry, which after a timeout comes a second later than the claim can last."""
-    monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _: workflow.expire_claims()))
+    """Let claims expire before each retry that follows a timeout: it comes a second later than the claim can last."""
+
+    def pause(_: float) -> None:
+        if workflow.functions.has_timed_out:
+            workflow.expire_claims()
+
+    monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=pause))
