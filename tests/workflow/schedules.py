@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from botocore.exceptions import ReadTimeoutError
+from callbacks import queues
 from moto.dynamodb.models import dynamodb_backends
 
 from tests.sources import CHECKS, FUNCTIONS, TEMPLATE, all_states
@@ -25,17 +26,33 @@ from tests.workflow.account import (
     FINISH_CLAIM,
     INVOKE,
     LONG_AGO,
+    PARK,
     PROCESS_DIED,
     Handler,
     HttpAnswer,
     client,
     running_state,
 )
-from tests.workflow.engine import ACCOUNT, CALLBACK, ERROR_TABLE, HEALING, LEDGER_TABLE, RECORD_TABLE, REGION
+from tests.workflow.engine import (
+    ACCOUNT,
+    CALLBACK,
+    ERROR_TABLE,
+    HEALING,
+    LEDGER_TABLE,
+    PARKED_QUEUE,
+    RECORD_TABLE,
+    REGION,
+)
 
 START = LONG_AGO
 STATES = all_states(HEALING.definition) | all_states(CALLBACK.definition)
 RECORDS, LEDGER, FAILURES = TABLES = (RECORD_TABLE, LEDGER_TABLE, ERROR_TABLE)
+# The queue of parked deliveries is kept like a table, with an item for each parked delivery.
+STORES = (*TABLES, PARKED_QUEUE)
+# The task states that call AWS themselves, without a function.
+OWN_CALLS = {
+    name for name, state in STATES.items() if state.get("Resource", "").endswith((":updateItem", ":sendMessage"))
+}
 FIRST, SECOND, REDRIVE = "first delivery", "second delivery", "redrive"
 THROTTLED = (400, '{"__type": "ProvisionedThroughputExceededException", "message": "throttled"}')
 INVOKE_THROTTLED = (429, '{"__type": "TooManyRequestsException", "message": "throttled"}')
@@ -116,11 +133,16 @@ class Ended(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call, described as AwsCalls does; it invokes process-paid if it has no table."""
+    """A call, described as AwsCalls does; it invokes process-paid if it has no table, which may be the parked queue."""
 
     description: str
     operation: str
     table: str | None
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        sent: dict[str, Any] = json.loads(self.description[self.description.index("{") :])
+        return sent
 
     @property
     def finishes_claim(self) -> bool:
@@ -182,15 +204,18 @@ class Replayer:
         return self._found[task]
 
     def _run(self, task: Task) -> Call | Outcome:
-        is_own_call = STATES[task.state]["Resource"] != "arn:aws:states:::lambda:invoke"
+        is_own_call = task.state in OWN_CALLS
         token = running_state.set("" if is_own_call else task.state)
         try:
-            return Outcome(self._confirm(task) if is_own_call else self._handle(task))
+            return Outcome(self._call(task) if is_own_call else self._handle(task))
         except AwaitsReply:
             assert self._pending
             call, request = self._pending
             self._requests[call] = request
             return call
+        except (AttributeError, LookupError, TypeError, ValueError):
+            # The schedule has passed something wrong to the task: that is no failure of the task.
+            raise
         except Exception as error:  # noqa: BLE001 Lambda answers for any exception
             is_timeout = is_own_call and isinstance(error, ReadTimeoutError)
             return Outcome(error="States.Timeout" if is_timeout else type(error).__name__)
@@ -198,19 +223,22 @@ class Replayer:
             running_state.reset(token)
 
     @staticmethod
-    def _confirm(task: Task) -> Any:
-        client("dynamodb").update_item(**filled(STATES[task.state]["Parameters"], json.loads(task.data)))
+    def _call(task: Task) -> Any:
+        given = given_to(task)
+        if task.state == "ConfirmDispatch":
+            return client("dynamodb").update_item(**given)
+        return client("sqs").send_message(QueueUrl=given["QueueUrl"], MessageBody=as_text(given["MessageBody"]))
 
     def _handle(self, task: Task) -> Any:
-        # WriteErrorLog takes the whole input of its branch.
-        state = "ReportFailure" if task.state == "WriteErrorLog" else task.state
-        given = filled(STATES[state]["Parameters"], json.loads(task.data))
         seconds = FUNCTIONS[task.state].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"])
         context = SimpleNamespace(aws_request_id=task.attempt_id, get_remaining_time_in_millis=lambda: seconds * 1_000)
-        return json.loads(json.dumps(self._handlers[task.state](given.get("Payload", given), context)))
+        return json.loads(json.dumps(self._handlers[task.state](given_to(task)["Payload"], context)))
 
     def evaluate(self, call: Call, content: str) -> tuple[str, int, str]:
         """Return the table's content after a call, and the answer's status and body."""
+        if call.table == PARKED_QUEUE:
+            parked = {"requestId": {"S": json.loads(call.sent["MessageBody"])["event"]["requestId"]}}
+            return as_text([*(item for item in items_of(content) if item != parked), parked]), 200, "{}"
         key = _key(call)
         seen = [item for item in items_of(content) if key is None or key.items() <= item.items()]
         others = [item for item in items_of(content) if item not in seen]
@@ -235,13 +263,17 @@ def call_of(request: Any) -> Call:
     description = f"in {running_state.get()}: {request.url} {target} {body}"
     if INVOKE[0] in request.url:
         return Call(description, "Invoke", None)
-    return Call(description, target.rpartition(".")[2], json.loads(body)["TableName"])
+    sent = json.loads(body)
+    if all(text in description for text in PARK):
+        return Call(description, "SendMessage", sent["QueueUrl"])
+    (table,) = sent.get("RequestItems", [sent.get("TableName")])
+    return Call(description, target.rpartition(".")[2], table)
 
 
 @cache
 def _key(call: Call) -> Any:
-    """Return the key of the one item that a call reads or writes, or None if it is a query."""
-    request = json.loads(call.description[call.description.index("{") :])
+    """Return the key of the one item that a call reads or writes, or None if it reads several."""
+    request = call.sent
     if "Item" in request:
         schema = dynamodb_backends[ACCOUNT][REGION].tables[str(call.table)].schema
         return {part["AttributeName"]: request["Item"][part["AttributeName"]] for part in schema}
@@ -261,6 +293,14 @@ def request_id_of(data: str) -> str:
 
 def as_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def given_to(task: Task) -> Any:
+    """Return what a state's Parameters make of the workflow's data."""
+    data = json.loads(task.data)
+    if task.state in {"WriteErrorLog", "ParkDelivery"}:
+        data = filled(STATES["ReportFailure"]["Parameters"], data)
+    return filled(STATES[task.state]["Parameters"], data)
 
 
 def filled(template: Any, data: Any) -> Any:
@@ -286,12 +326,14 @@ class Workflows:
         self._replayer = replayer
 
     def deliver(self, actor: str, delivery: dict[str, Any], **of_healing: Any) -> Task:
+        # As TakeOverVerdicts does for a redrive.
+        earlier = delivery.get("earlier", {"checks": {}, "modes": {}})
         execution = {"Id": f"arn of {actor}", "Name": actor, "StartTime": START.isoformat(), "Input": delivery}
         data = {
             "$$": {"Execution": execution},
             "delivery": {"callback": self._replayer.callback(delivery)},
-            "checks": {check: {"verdict": "skipped"} for check in CHECKS},
-            "modes": dict.fromkeys(CHECKS, "off"),
+            "checks": {check: {"verdict": "skipped"} for check in CHECKS} | earlier["checks"],
+            "modes": dict.fromkeys(CHECKS, "off") | earlier["modes"],
             **of_healing,
         }
         return Task(actor, "SaveCallbackRecord", as_text(data))
@@ -311,14 +353,23 @@ class Workflows:
             case "CollectUndispatched":
                 return Task(task.actor, "ClaimFailure", task.data)
             case "ClaimFailure" if not outcome.error and outcome.result["plan"] == "redrive":
-                claimed = {"requestId": data["requestId"], "claimed": {"claim": {"attempt": outcome.result["attempt"]}}}
-                return self.deliver(task.actor, json.loads(outcome.result["input"]), **claimed)
+                of_healing = {
+                    "requestId": data["requestId"],
+                    "isManual": data["isManual"],
+                    "claimed": {"claim": {"attempt": outcome.result["attempt"]}},
+                }
+                return self.deliver(task.actor, json.loads(outcome.result["input"]), **of_healing)
             case "ClaimFailure" | "SettleFailure":
                 return Ended(task.actor)
             case "ConfirmDispatch":
                 return self._answer(task, data, 200, is_done=not outcome.error)
-            case "WriteErrorLog":
+            case "WriteErrorLog" if not outcome.error:
                 return self._answer(task, data, 500, is_done=False)
+            case "WriteErrorLog":
+                return Task(task.actor, "ParkDelivery", task.data)
+            case "ParkDelivery":
+                # Parked or not, the execution fails.
+                return self._settle(task, data, {"Status": "FAILED"}) if "claimed" in data else Ended(task.actor, 500)
             case "SaveCallbackRecord" if not outcome.error:
                 # Without checks it does not matter what the ledger says.
                 return Task(task.actor, "InvokeProcessPaid", task.data)
@@ -344,7 +395,7 @@ class Workflows:
 
     @staticmethod
     def _settle(task: Task, data: dict[str, Any], run: dict[str, str]) -> Task:
-        settled = {"requestId": data["requestId"], "claimed": data["claimed"], "run": run}
+        settled = {name: data[name] for name in ("requestId", "isManual", "claimed")} | {"run": run}
         return Task(task.actor, "SettleFailure", as_text(settled))
 
 
@@ -362,7 +413,7 @@ class State(NamedTuple):
     claim without a dispatch.
     """
 
-    contents: tuple[int, int, int]
+    contents: tuple[int, ...]
     actors: tuple[int, ...]
     now: int
     faults_left: int
@@ -397,6 +448,7 @@ class Moment:
     records: Items
     payments: Items
     failures: Items
+    parked: Items
     invoked: int
     uncertain: int
     broken: int
@@ -477,7 +529,7 @@ class Explorer:
         deliver = self._workflows.deliver
         tasks = [deliver(FIRST, first), deliver(SECOND, second), self._workflows.heal(first["requestId"])]
         empty = self._contents.of("[]")
-        return State((empty, empty, empty), tuple(map(self._actors.of, tasks)), 0, self._faults)
+        return State((empty,) * len(STORES), tuple(map(self._actors.of, tasks)), 0, self._faults)
 
     def _count(self, state: State) -> int:
         if state in self._schedules:
@@ -497,8 +549,7 @@ class Explorer:
     def _look(self, state: State, *, is_over: bool) -> None:
         actors = [self._actors.values[number] for number in state.actors]
         statuses = [actor.status for actor in actors if isinstance(actor, Ended) and actor.status]
-        records, payments, failures = (self._items(state.contents, table) for table in TABLES)
-        moment = Moment(is_over, statuses, records, payments, failures, *state[-3:])
+        moment = Moment(is_over, statuses, *(self._items(state.contents, store) for store in STORES), *state[-3:])
         try:
             self._verify(moment)
         except AssertionError as error:
@@ -520,7 +571,7 @@ class Explorer:
                 yield (
                     move,
                     State(
-                        (changed[0], changed[1], changed[2]),
+                        tuple(changed),
                         (*actors[:place], move.actor, *actors[place + 1 :]),
                         move.now,
                         faults_left - (move.fault is not None),
@@ -541,7 +592,9 @@ class Explorer:
         - reads of the ledger that decide nothing here: SaveCallbackRecord's, and the queries after a dispatch;
         - the second delivery's writes to its record and its failure. Its record is too young for healing. Others read
           it to see whether it shows a dispatch, but not before it has claimed, and not once the ledger shows one;
-        - writes to the first delivery's record and failure, if only one of the first delivery and its redrive is left.
+        - writes to the first delivery's record and failure, if only one of the first delivery and its redrive is left;
+        - queries of the shards in which the first delivery's record is not: healing finds nothing there;
+        - parking: nothing reads the queue.
         The time at which such a call is made decides nothing.
         """
         tasks = [self._actors.values[number] for number in actors]
@@ -552,6 +605,8 @@ class Explorer:
             call = self._call(task)
             if call.table in {None, LEDGER}:
                 is_alone = task.state == "SaveCallbackRecord" or call.operation == "Query"
+            elif call.table == PARKED_QUEUE or self._queries_another_shard(task, call):
+                is_alone = True
             elif task.state == "ConfirmDispatch" and not self._is_dispatched(contents):
                 is_alone = False
             else:
@@ -560,11 +615,20 @@ class Explorer:
                 return place
         return None
 
-    def _moves_of(self, number: int, contents: tuple[int, int, int], now: int, *, may_fail: bool) -> list[Move]:
+    @staticmethod
+    def _queries_another_shard(task: Task, call: Call) -> bool:
+        if call.operation != "Query":
+            return False
+        channel = STATES[task.state]["Parameters"]["Payload"]["channel"]
+        return {"S": queues.shard_of(channel, request_id_of(task.data))} not in call.sent[
+            "ExpressionAttributeValues"
+        ].values()
+
+    def _moves_of(self, number: int, contents: tuple[int, ...], now: int, *, may_fail: bool) -> list[Move]:
         task = self._actors.values[number]
         if isinstance(task, Ended) or self._is_waiting(task, contents):
             return []
-        table = TABLES.index(self._call(task).table or LEDGER)
+        table = STORES.index(self._call(task).table or LEDGER)
         # The ledger has the claim that expires if the task hangs.
         key = (number, contents[table], contents[1], now, may_fail)
         if key not in self._moves:
@@ -577,7 +641,7 @@ class Explorer:
                 self._moves[key] = self._moves[key][:1]
         return self._moves[key]
 
-    def _find_moves(self, task: Task, table: int, contents: tuple[int, int, int], now: int) -> Iterator[Move]:
+    def _find_moves(self, task: Task, table: int, contents: tuple[int, ...], now: int) -> Iterator[Move]:
         call = self._call(task)
         content, answer = self._evaluate(call, contents[table])
         what = f"{task.actor}: {task.state}: {call.operation} {call.table or 'process-paid'}"
@@ -596,7 +660,7 @@ class Explorer:
         if call.table is None:
             yield Move(what, Fault.UNANSWERED, self._reply(task, lost), now, uncertain=True)
         yield Move(what, Fault.ABORTED, self._resume(self._workflows.abort(task), now), now, uncertain=untold)
-        if task.state == "ConfirmDispatch":
+        if task.state in OWN_CALLS:
             # It has no process that could die.
             return
         is_last = isinstance(self._replayer.run(task.after(answered)), Outcome)
@@ -633,7 +697,7 @@ class Explorer:
         return self._contents.of(changed), (status, body)
 
     def _items(self, contents: tuple[int, ...], table: str) -> Items:
-        return items_of(self._contents.values[contents[TABLES.index(table)]])
+        return items_of(self._contents.values[contents[STORES.index(table)]])
 
     def _is_waiting(self, task: Task, contents: tuple[int, ...]) -> bool:
         """Return whether there is nothing yet that healing could redrive."""
