@@ -18,15 +18,14 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from botocore.exceptions import ReadTimeoutError
-from callbacks import queues
 from moto.dynamodb.models import dynamodb_backends
 
+from callbacks import queues
 from tests.sources import CHECKS, FUNCTIONS, TEMPLATE, all_states
 from tests.workflow.account import (
     FINISH_CLAIM,
     INVOKE,
     LONG_AGO,
-    PARK,
     PROCESS_DIED,
     Handler,
     HttpAnswer,
@@ -47,7 +46,7 @@ from tests.workflow.engine import (
 START = LONG_AGO
 STATES = all_states(HEALING.definition) | all_states(CALLBACK.definition)
 RECORDS, LEDGER, FAILURES = TABLES = (RECORD_TABLE, LEDGER_TABLE, ERROR_TABLE)
-# The queue of parked deliveries is kept like a table, with an item for each parked delivery.
+# The queue of parked deliveries is kept like a table, with an item for each message.
 STORES = (*TABLES, PARKED_QUEUE)
 # The task states that call AWS themselves, without a function.
 OWN_CALLS = {
@@ -119,7 +118,7 @@ class Task(NamedTuple):
 
     @property
     def waits_for_a_failure(self) -> bool:
-        return self.state == "CollectUndispatched" and not self.replies
+        return self.state == "TakeParked" and not self.replies
 
     def after(self, reply: Reply) -> "Task":
         return self._replace(replies=(*self.replies, reply))
@@ -237,8 +236,8 @@ class Replayer:
     def evaluate(self, call: Call, content: str) -> tuple[str, int, str]:
         """Return the table's content after a call, and the answer's status and body."""
         if call.table == PARKED_QUEUE:
-            parked = {"requestId": {"S": json.loads(call.sent["MessageBody"])["event"]["requestId"]}}
-            return as_text([*(item for item in items_of(content) if item != parked), parked]), 200, "{}"
+            messages, answer = after_queue_call(call, items_of(content))
+            return as_text(messages), 200, as_text(answer)
         key = _key(call)
         seen = [item for item in items_of(content) if key is None or key.items() <= item.items()]
         others = [item for item in items_of(content) if item not in seen]
@@ -264,10 +263,29 @@ def call_of(request: Any) -> Call:
     if INVOKE[0] in request.url:
         return Call(description, "Invoke", None)
     sent = json.loads(body)
-    if all(text in description for text in PARK):
-        return Call(description, "SendMessage", sent["QueueUrl"])
-    (table,) = sent.get("RequestItems", [sent.get("TableName")])
+    (table,) = sent.get("RequestItems", [sent.get("TableName", sent.get("QueueUrl"))])
     return Call(description, target.rpartition(".")[2], table)
+
+
+def after_queue_call(call: Call, messages: Items) -> tuple[Items, dict[str, Any]]:
+    """Return the queue's messages after a call, and the answer. A message that is received is hidden from then on."""
+    match call.operation:
+        case "SendMessage":
+            body = call.sent["MessageBody"]
+            request_id = json.loads(body)["event"]["requestId"]
+            parked = {"requestId": {"S": request_id}, "body": {"S": body}, "isHidden": {"BOOL": False}}
+            return [*messages, parked], {}
+        case "ReceiveMessage":
+            received = [
+                {"MessageId": str(place), "ReceiptHandle": str(place), "Body": message["body"]["S"]}
+                for place, message in enumerate(messages)
+                if not message["isHidden"]["BOOL"]
+            ]
+            return [message | {"isHidden": {"BOOL": True}} for message in messages], {"Messages": received}
+        case "DeleteMessageBatch":
+            deleted = {entry["ReceiptHandle"] for entry in call.sent["Entries"]}
+            return [message for place, message in enumerate(messages) if str(place) not in deleted], {}
+    raise AssertionError(call)
 
 
 @cache
@@ -342,7 +360,7 @@ class Workflows:
     def heal(request_id: str) -> Task:
         """Start the healing workflow; it redrives this delivery as soon as there is something to redrive."""
         data = {"selection": {}, "requestId": request_id, "isManual": False, "decision": None}
-        return Task(REDRIVE, "CollectUndispatched", as_text(data))
+        return Task(REDRIVE, "TakeParked", as_text(data))
 
     def follow(self, task: Task, outcome: Outcome, now: int) -> Actor:  # noqa: PLR0911 one for each state
         """Return where a task's actor is after its outcome."""
@@ -350,6 +368,8 @@ class Workflows:
             return task._replace(tries=task.tries + 1, since=0, replies=())
         data = json.loads(task.data)
         match task.state:
+            case "TakeParked":
+                return Task(task.actor, "CollectUndispatched", task.data)
             case "CollectUndispatched":
                 return Task(task.actor, "ClaimFailure", task.data)
             case "ClaimFailure" if not outcome.error and outcome.result["plan"] == "redrive":
@@ -549,7 +569,8 @@ class Explorer:
     def _look(self, state: State, *, is_over: bool) -> None:
         actors = [self._actors.values[number] for number in state.actors]
         statuses = [actor.status for actor in actors if isinstance(actor, Ended) and actor.status]
-        moment = Moment(is_over, statuses, *(self._items(state.contents, store) for store in STORES), *state[-3:])
+        records, payments, failures, parked = (self._items(state.contents, store) for store in STORES)
+        moment = Moment(is_over, statuses, records, payments, failures, parked, *state[-3:])
         try:
             self._verify(moment)
         except AssertionError as error:
@@ -594,7 +615,7 @@ class Explorer:
           it to see whether it shows a dispatch, but not before it has claimed, and not once the ledger shows one;
         - writes to the first delivery's record and failure, if only one of the first delivery and its redrive is left;
         - queries of the shards in which the first delivery's record is not: healing finds nothing there;
-        - parking: nothing reads the queue.
+        - parking, once healing has looked into the queue.
         The time at which such a call is made decides nothing.
         """
         tasks = [self._actors.values[number] for number in actors]
@@ -605,7 +626,9 @@ class Explorer:
             call = self._call(task)
             if call.table in {None, LEDGER}:
                 is_alone = task.state == "SaveCallbackRecord" or call.operation == "Query"
-            elif call.table == PARKED_QUEUE or self._queries_another_shard(task, call):
+            elif call.table == PARKED_QUEUE:
+                is_alone = not any(isinstance(other, Task) and other.state == "TakeParked" for other in tasks)
+            elif self._queries_another_shard(task, call):
                 is_alone = True
             elif task.state == "ConfirmDispatch" and not self._is_dispatched(contents):
                 is_alone = False
@@ -617,7 +640,7 @@ class Explorer:
 
     @staticmethod
     def _queries_another_shard(task: Task, call: Call) -> bool:
-        if call.operation != "Query":
+        if call.table != RECORDS or call.operation != "Query":
             return False
         channel = STATES[task.state]["Parameters"]["Payload"]["channel"]
         return {"S": queues.shard_of(channel, request_id_of(task.data))} not in call.sent[
@@ -704,9 +727,9 @@ class Explorer:
         if not task.waits_for_a_failure:
             return False
         request_id = request_id_of(task.data)
-        items = [*self._items(contents, RECORDS), *self._items(contents, FAILURES)]
+        items = [item for store in STORES if store != LEDGER for item in self._items(contents, store)]
         found = [item for item in items if item["requestId"]["S"] == request_id]
-        return not any("undispatchedSince" in item or "queue" in item for item in found)
+        return not any({"undispatchedSince", "queue", "isHidden"} & item.keys() for item in found)
 
     def _is_dispatched(self, contents: tuple[int, ...]) -> bool:
         return any("dispatchedBy" in payment for payment in self._items(contents, LEDGER))

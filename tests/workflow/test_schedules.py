@@ -1,9 +1,9 @@
 """Every interleaving of two deliveries of a payment and a redrive of the first one, with up to two faults.
 
 A schedule is an order of the actors' AWS calls, each with or without one of schedules.Fault. It covers the states of a
-paid callback without checks (SaveCallbackRecord, InvokeProcessPaid, ConfirmDispatch, WriteErrorLog) and of healing
-(CollectUndispatched, ClaimFailure, SettleFailure), with their retries. The redrive may begin as soon as healing could
-find the first delivery, even while that is still being processed.
+paid callback without checks (SaveCallbackRecord, InvokeProcessPaid, ConfirmDispatch, WriteErrorLog, ParkDelivery) and
+of healing (TakeParked, CollectUndispatched, ClaimFailure, SettleFailure), with their retries. The redrive may begin as
+soon as healing could find the first delivery, even while that is still being processed.
 
 It does not cover the checks, the reports to Sentry and by e-mail, FindFailures (which only reads), a second redrive, or
 a call so slow that too little time is left for the next one.
@@ -29,8 +29,17 @@ from moto.core.models import botocore_stubber
 
 from tests.outcomes import body_of
 from tests.workflow import account
-from tests.workflow.account import CLAIM_PAYMENT, CONFIRM_DISPATCH, INVOKE, PROMISED, SAVE_RECORD, Handler, Workflow
-from tests.workflow.schedules import FIRST_FAULTS, START, TABLES, Call, Explorer, Fault, Moment, Replayer, call_of
+from tests.workflow.account import (
+    CLAIM_PAYMENT,
+    CONFIRM_DISPATCH,
+    INVOKE,
+    PROMISED,
+    SAVE_ERROR,
+    SAVE_RECORD,
+    Handler,
+    Workflow,
+)
+from tests.workflow.schedules import FIRST_FAULTS, START, STORES, Call, Explorer, Fault, Moment, Replayer, call_of
 
 RECEIVED_AT = round(START.timestamp() * 1000)
 FIRST = {"body": body_of("paid"), "requestId": "first", "receivedAt": RECEIVED_AT, "sourceIp": "203.0.113.7"}
@@ -144,36 +153,48 @@ def without_repetitions(calls: list[Call]) -> list[tuple[str | None, ...]]:
     return [call for call, _ in groupby(map(shape, calls))]
 
 
-@pytest.mark.parametrize("refused", [None, SAVE_RECORD, CLAIM_PAYMENT, INVOKE, CONFIRM_DISPATCH], ids=str)
+@pytest.mark.parametrize(
+    "refused",
+    [
+        (),
+        (SAVE_RECORD,),
+        (CLAIM_PAYMENT,),
+        (INVOKE,),
+        (CONFIRM_DISPATCH,),
+        (SAVE_RECORD, SAVE_ERROR),
+        (INVOKE, SAVE_ERROR),
+    ],
+    ids=str,
+)
 def test_schedules_make_the_calls_of_the_workflows(
     workflow: Workflow,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
-    refused: account.Call | None,
+    refused: tuple[account.Call, ...],
 ) -> None:
     made: list[Call] = []
 
     def process_request(sent: Any) -> Any:
-        if "dynamodb" in sent.url or INVOKE[0] in sent.url:
+        if any(service in sent.url for service in ("dynamodb", "sqs", INVOKE[0])):
             made.append(call_of(sent))
         return workflow.aws.process_request(sent)
 
     with monkeypatch.context() as patch:
         patch.setattr(botocore_stubber, "process_request", process_request)
-        if refused:
-            workflow.aws.refuse(refused, "TooManyRequestsException", 429)
+        for call in refused:
+            workflow.aws.refuse(call, "TooManyRequestsException", 429)
         workflow.run(FIRST)
         workflow.recover()
         workflow.run(SECOND)
         if refused:
             workflow.heal()
     of_schedules = [
-        call for call in made if call.table in {*TABLES, None} and "in FindFailures" not in call.description
+        call for call in made if call.table in {*STORES, None} and "in FindFailures" not in call.description
     ]
     # The run looks for another page in the end.
     while "in CollectUndispatched" in of_schedules[-1].description:
         del of_schedules[-1]
 
     walk = Explorer(request.getfixturevalue("replayer"), verify, prunes=False).walk
-    walked = walk(FIRST, SECOND, lambda call: refused is not None and all(text in call.description for text in refused))
+    walked = walk(FIRST, SECOND, lambda call: any(all(text in call.description for text in each) for each in refused))
     assert without_repetitions(walked) == without_repetitions(of_schedules)
