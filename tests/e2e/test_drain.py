@@ -12,7 +12,7 @@ from callbacks import times
 from callbacks.queues import Lane, queue_of
 from tests.e2e.conftest import Body, Local, MakeBody
 
-COUNT = 200
+COUNT = 2000
 
 
 def failure(body: str, request_id: str) -> Body:
