@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.action is None:
             return redrive(client("stepfunctions"), machine_arn, _selection(options))
         decision = _decision(options, client("sts").get_caller_identity()["Arn"])
-        return decide(client("stepfunctions"), machine_arn, options.request, decision, is_confirmed=options.yes)
+        delivery = {"requestId": options.request} | ({"orderId": options.of_order} if options.of_order else {})
+        return decide(client("stepfunctions"), machine_arn, delivery, decision, is_confirmed=options.yes)
     except StackError as error:
         print(error, file=sys.stderr)
     except (BotoCoreError, ClientError) as error:
@@ -104,16 +105,19 @@ def send_digest(stepfunctions: Any, machine_arn: str) -> int:
 
 
 def decide(
-    stepfunctions: Any, machine_arn: str, request_id: str, decision: dict[str, str], *, is_confirmed: bool
+    stepfunctions: Any, machine_arn: str, delivery: dict[str, str], decision: dict[str, str], *, is_confirmed: bool
 ) -> int:
     """Show the failed delivery, ask unless `is_confirmed`, and carry the decision out. Return the exit code."""
-    selection = {"requestId": request_id, "decision": decision}
+    selection = {**delivery, "decision": decision}
     failures = _run(stepfunctions, machine_arn, {**selection, "dryRun": True})["found"]["failures"]
     if not failures:
-        print(f"No failed delivery of the id {request_id}.")
+        print(f"No failed delivery of the id {delivery['requestId']}.")
         return 1
     (failure,) = failures
-    print(_line_of(failure | {"lastResult": f"{failure['error']}: {_message(failure['cause'])}"}))
+    # A delivery that never failed has no failure yet.
+    error, cause = failure.get("error"), failure["cause"]
+    failure = {"status": "recorded", "orderId": delivery.get("orderId"), "chargeId": None} | failure
+    print(_line_of(failure | {"lastResult": f"{error}: {_message(cause)}" if error else "has not failed"}))
     question = QUESTIONS[decision["action"]].format(
         payment=failure["chargeId"] or "unknown", order=failure["orderId"] or "unknown"
     )
@@ -143,8 +147,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     if (options.digest or options.list) and (options.dry_run or options.action is not None):
         parser.error("--digest and --list take no --dry-run and no decision")
     if options.action is None:
-        if reason is not None or options.yes:
-            parser.error("--reason and --yes go with --again, --accept, --despite or --dismiss")
+        if reason is not None or options.yes or options.of_order:
+            parser.error("--reason, --of-order and --yes go with --again, --accept, --despite or --dismiss")
         return options
     if not options.request or reason is None or options.dry_run:
         parser.error(f"--{options.action} needs --request and --reason, and takes no --dry-run")
@@ -161,7 +165,7 @@ def _decision(options: argparse.Namespace, by: str) -> dict[str, str]:
 def _join_values(arguments: list[str]) -> list[str]:
     """Turn `--request ID` into `--request=ID`: argparse takes an ID that begins with a hyphen for an option."""
     words = iter(arguments)
-    with_value = ("--request", "--order", "--reason")
+    with_value = ("--request", "--order", "--of-order", "--reason")
     return [
         f"{word}={value}" if word in with_value and (value := next(words, None)) is not None else word for word in words
     ]
@@ -185,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         ("dismiss", "resolve the failure without a redrive"),
     ):
         decision.add_argument(f"--{action}", dest="action", action="store_const", const=action, help=text)
+    parser.add_argument("--of-order", metavar="ID", help="with --request: the delivery's order, if it never failed")
     parser.add_argument("--reason", metavar="TEXT", help="why you decide so")
     parser.add_argument("--yes", action="store_true", help="decide without being asked")
     stacks.add_options(parser)

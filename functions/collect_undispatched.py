@@ -30,6 +30,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
     Stops if the time for another record is no longer left; the rest stays in the index for the next page or run.
     Takes `channel`, `functionName`, `table` and `selection` (the healing workflow's input); a dry run moves nothing.
+    A delivery that the selection names with its order is moved even if it never failed: an operator decides on it.
     Returns `requestIds`: of the failures that are new to the error log.
     Raises InvalidSelection and ServiceUnavailable.
     """
@@ -43,6 +44,10 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
     new = []
     with translate_transient_errors():
+        if selection.request_id and selection.order_id:
+            return {
+                "requestIds": _find_named(records, selection, event["functionName"], has_time, is_dry_run=is_dry_run)
+            }
         waiting = list(takewhile(has_time, _undispatched(records, event["channel"], selection, has_time)))
         known = _known(waiting)
         for key in takewhile(has_time, waiting):
@@ -84,6 +89,23 @@ def _undispatched(
             yield from (key for key in newest if key.deliveryId not in seen)
 
 
+def _find_named(
+    records: type[CallbackRecord],
+    selection: Selection,
+    function_name: str,
+    has_time: Callable[[], bool],
+    *,
+    is_dry_run: bool,
+) -> list[str]:
+    """Return the request id of the delivery that the selection names, if it has a record but no failure."""
+    for record in read_while(has_time, records.query(selection.order_id, consistent_read=True)):
+        if _request_id(record) == selection.request_id and not _known([record]):
+            named = "DecisionRequested", "The delivery has not failed; an operator decides on it"
+            is_new = is_dry_run or _open_failure(record, function_name, *named)
+            return [_request_id(record)] if is_new else []
+    return []
+
+
 def _request_id(key: CallbackRecord) -> str:
     return str(key.deliveryId.partition("#")[2])
 
@@ -104,20 +126,21 @@ def _move(records: type[CallbackRecord], key: CallbackRecord, function_name: str
     # The index may lag behind the table.
     if not record.undispatchedSince:
         return False
-    is_new = _open_failure(record, function_name)
+    cause = "The execution ended before it confirmed the dispatch"
+    is_new = _open_failure(record, function_name, "DispatchUnconfirmed", cause)
     _leave_index(records, key)
     logger.info("Undispatched payment found", orderId=record.orderId, deliveryId=record.deliveryId, isNew=is_new)
     return is_new
 
 
-def _open_failure(record: CallbackRecord, function_name: str) -> bool:
+def _open_failure(record: CallbackRecord, function_name: str, error: str, cause: str) -> bool:
     """Write the failure, unless the execution managed to write it; return whether it is new."""
     failure = error_log.failure_of(
         record,
         function_name=function_name,
         step="ConfirmDispatch",
-        error="DispatchUnconfirmed",
-        cause="The execution ended before it confirmed the dispatch",
+        error=error,
+        cause=cause,
         occurred_at=record.receivedAt,
     )
     return error_log.open_failure(ErrorLog, failure, error_log.IS_NEW, times.now())

@@ -74,7 +74,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     room = len(collected) if is_listed else max(0, size - len(failures))
     failures |= {request_id: {"requestId": request_id} for request_id in collected[:room]}
     if selection.decision:
-        failures = {row.requestId: failures[row.requestId] | {"cause": row.cause} for row in rows}
+        causes = {row.requestId: row.cause for row in rows}
+        failures = {request_id: failures[request_id] | {"cause": causes.get(request_id)} for request_id in failures}
     if not failures and not is_listed:
         logger.info("Healing run ended", **tally)
     return {

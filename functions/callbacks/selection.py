@@ -17,7 +17,7 @@ class Selection:
 
     Refused callbacks are among those since a time only if `is_refused_included`: they may be forgeries. A page has at
     most `limit` failures; `after` is the `next` of the previous page. `decision` is an operator's on one delivery;
-    callbacks.decisions describes it.
+    callbacks.decisions describes it. With the order beside its request id, the delivery need not have failed.
     """
 
     request_id: str | None = None
@@ -44,7 +44,8 @@ class Selection:
             raise InvalidSelection("The input must be an object")
         if unknown := set(event) - set(MEMBERS):
             raise InvalidSelection(f"{', '.join(sorted(unknown))}: is unknown; use {', '.join(MEMBERS)}")
-        if len({"requestId", "orderId", "since"} & set(event)) > 1:
+        chosen = {"requestId", "orderId", "since"} & set(event)
+        if len(chosen) > 1 and not (chosen == {"requestId", "orderId"} and "decision" in event):
             raise InvalidSelection("Give only one of requestId, orderId and since")
         for member in ("requestId", "orderId", "since"):
             if member in event and not (isinstance(event[member], str) and event[member]):

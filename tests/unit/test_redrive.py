@@ -363,8 +363,11 @@ REASON = "--reason must have 1 to 500 printable characters"
         (["--request", "1", "--again", "--reason", "  "], REASON),
         (["--request", "1", "--again", "--reason", "x" * 501], REASON),
         (["--request", "1", "--again", "--reason", "two\nlines"], REASON),
-        (["--request", "1", "--reason", "x"], "--reason and --yes go with --again, --accept, --despite or --dismiss"),
-        (["--order", "1", "--yes"], "--reason and --yes go with --again, --accept, --despite or --dismiss"),
+        (
+            ["--request", "1", "--reason", "x"],
+            "--reason, --of-order and --yes go with --again, --accept, --despite or --dismiss",
+        ),
+        (["--order", "1", "--yes"], "--reason, --of-order and --yes go with --again, --accept, --despite or --dismiss"),
     ],
 )
 def test_a_decision_that_is_incomplete_runs_nothing(

@@ -28,6 +28,10 @@ MEMBERS = "requestId, orderId, since, refused, dryRun, limit, after, decision"
             {"since": "2026-11-22T10:00:00Z", "refused": True},
             Selection(since="2026-11-22T10:00:00.000Z", is_refused_included=True),
         ),
+        (
+            {"requestId": "8f7e6d5c", "orderId": "482500007436", "decision": DECISION},
+            Selection(request_id="8f7e6d5c", order_id="482500007436", decision=DECISION),
+        ),
         # The states handle a dry run.
         ({"dryRun": True}, Selection()),
         ({"dryRun": False}, Selection()),

@@ -7,6 +7,7 @@ from typing import Any
 import boto3
 import pytest
 
+import redrive
 from tests.outcomes import body_of
 from tests.workflow.account import (
     CONFIRM_DISPATCH,
@@ -15,6 +16,7 @@ from tests.workflow.account import (
     PROCESS_DIED,
     PROMISED,
     Workflow,
+    client,
     kill_process,
 )
 from tests.workflow.engine import LEDGER_TABLE
@@ -92,6 +94,37 @@ def test_again_dispatches_a_resolved_payment_once_more_per_decision(workflow: Wo
     assert decide(workflow, "again", "decision-2")[0] == "resolved"
     assert len(workflow.dispatched) == PROMISED + 2
     assert [entry["id"] for entry in failure(workflow)["decisions"]] == ["decision-1", "decision-2"]
+
+
+def test_again_dispatches_a_payment_that_never_failed_if_its_order_is_named(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflow.run(delivery())
+    assert decide(workflow, "again") is None
+    order = json.loads(body_of("paid"))["orderId"]
+
+    def run(answer: str) -> int:
+        monkeypatch.setattr("builtins.input", lambda _: answer)
+        named = {"requestId": "request-1", "orderId": order}
+        return redrive.decide(
+            client("stepfunctions"), workflow.healing_arn, named, decision("again"), is_confirmed=False
+        )
+
+    assert run("n") == 1
+    assert f"recorded     order {order}" in capsys.readouterr().out
+    assert (workflow.errors, len(workflow.dispatched)) == ([], 1)
+    assert run("y") == 0
+    assert len(workflow.dispatched) == 2
+    assert workflow.dispatched[1][2] == workflow.dispatched[0][2]
+    assert [(row["error"], row["status"]) for row in workflow.errors] == [("DecisionRequested", "resolved")]
+    assert payment()["dispatches"] == 2
+
+
+def test_a_delivery_of_another_order_is_not_found(workflow: Workflow) -> None:
+    workflow.run(delivery())
+    named = {"requestId": "request-1", "orderId": "another"}
+    assert workflow.heal(**named, decision=decision("again")).output["results"] == []
+    assert (workflow.errors, len(workflow.dispatched)) == ([], 1)
 
 
 def test_a_decision_is_kept_with_who_when_and_why(workflow: Workflow) -> None:
