@@ -365,6 +365,33 @@ def test_the_log_names_the_delivery_but_not_the_user(task: Task, recorded: Put, 
     assert "somebody" not in json.dumps(line)
 
 
+# A delivery that an operator names with its order
+
+DECISION = {"id": "decision-1", "action": "again", "by": "arn", "reason": "no trace of it"}
+
+
+def named(task: Task, order_id: str = "482500007436", **selection: Any) -> list[str]:
+    return collected(task, requestId="8f7e6d5c", orderId=order_id, decision=DECISION, **selection)
+
+
+def test_a_delivery_that_never_failed_becomes_a_failure_if_an_operator_names_it(
+    task: Task, recorded: Put, error_log: Table
+) -> None:
+    recorded(undispatchedSince=None, dispatchedBy="any")
+    recorded("another")
+    assert named(task, dryRun=True) == ["8f7e6d5c"]
+    assert items(error_log) == []
+    assert named(task) == ["8f7e6d5c"]
+    assert (only(error_log)["requestId"], only(error_log)["error"]) == ("8f7e6d5c", "DecisionRequested")
+    # It has a failure now.
+    assert named(task) == []
+
+
+def test_a_delivery_is_not_found_under_another_order(task: Task, recorded: Put) -> None:
+    recorded()
+    assert named(task, "another") == []
+
+
 # Invalid input
 
 

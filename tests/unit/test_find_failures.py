@@ -137,6 +137,13 @@ def test_an_operator_finds_the_failures_of_one_order_oldest_first(task: Task, fa
     assert found(task, orderId="unknown") == []
 
 
+def test_refused_callbacks_are_found_since_a_time_only_on_request(task: Task, failed: Put) -> None:
+    failed(requestId="refused", error="InvalidSignature")
+    failed(requestId="failed")
+    assert found(task, **SINCE) == ["failed"]
+    assert sorted(found(task, **SINCE, refused=True)) == ["failed", "refused"]
+
+
 def test_an_operator_finds_the_failures_since_a_time_inclusive(task: Task, failed: Put) -> None:
     for second in (1, 2, 3):
         failed(requestId=str(second), occurredAt=at(second))

@@ -10,6 +10,7 @@ from callbacks.errors import (
     DispatchInProgress,
     DispatchUncertain,
     DispatchUndecided,
+    OrderPaidTwice,
     PaymentConflict,
     ServiceUnavailable,
 )
@@ -293,6 +294,24 @@ def test_payments_are_not_compared_without_the_time_for_it(task: Task, service: 
         "message": "Other payments could not be looked up: ServiceUnavailable",
     }
     assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "error"), [({"paymentId": "another"}, "OrderPaidTwice"), ({"orderId": "another"}, "PaymentIdReused")]
+)
+def test_a_payment_that_contradicts_another_is_told(task: Task, callback: Json, other: Json, error: str) -> None:
+    task.handler(event(callback), context())
+    answer = task.handler(event(callback, deliveryId=LATER, **other), context(attempt="attempt-2"))
+    assert answer["contradiction"]["error"] == error
+
+
+def test_a_second_payment_on_hold_is_not_invoked(task: Task, ledger: Table, service: Service, callback: Json) -> None:
+    task.handler(event(callback), context())
+    second = event(callback, paymentId="another") | {"secondPaymentMode": "hold"}
+    with pytest.raises(OrderPaidTwice, match="pay_bankapp_123"):
+        task.handler(second, context(attempt="attempt-2"))
+    assert len(service.requests) == 1
+    assert sorted(item["dispatches"] for item in items(ledger)) == [0, 1]
 
 
 def test_a_duplicate_is_not_compared_again(task: Task, callback: Json) -> None:

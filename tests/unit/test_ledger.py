@@ -436,6 +436,15 @@ def test_a_callback_learns_its_payments_standing(ledger: Ledger, callback: Json,
     assert ledger.module.standing_of("Wallet", callback) == "new"
 
 
+def test_a_decline_reverses_a_payment_that_is_or_may_be_dispatched(ledger: Ledger, callback: Json) -> None:
+    declined = {**callback, "success": False}
+    assert ledger.module.standing_of("BankApp", declined) == "new"
+    ledger.claim(ledger.attempt())
+    assert ledger.module.standing_of("BankApp", declined) == "reversed"
+    ledger.module.finish(ledger.attempt(), "request-1")
+    assert ledger.module.standing_of("BankApp", declined) == "reversed"
+
+
 def test_a_payment_that_is_not_finished_is_new(ledger: Ledger, callback: Json) -> None:
     ledger.claim(ledger.attempt(), EXPIRED)
     assert ledger.module.standing_of("BankApp", callback) == "new"
