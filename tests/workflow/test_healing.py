@@ -128,9 +128,11 @@ def test_a_payment_with_an_unconfirmed_dispatch_is_found_and_logged(workflow: Wo
     assert "undispatchedSince" not in workflow.records[0]
 
 
-def test_a_failure_that_could_not_be_logged_is_found_by_its_record(workflow: Workflow) -> None:
+def test_a_failure_that_could_be_neither_logged_nor_parked_is_found_by_its_record(workflow: Workflow) -> None:
     workflow.aws.refuse(SAVE_ERROR, "InternalServerError", status=500)
-    fail_to_dispatch(workflow, 1)
+    workflow.aws.refuse(INVOKE, "ServiceException", status=500, times=2)
+    assert workflow.run(delivery(1)).status == "FAILED"
+    workflow.purge_parked()
     assert workflow.errors == []
     workflow.recover()
     workflow.heal()
