@@ -6,6 +6,7 @@ from typing import Any
 
 from callbacks import config, decisions, error_log, queues, redrives, request_ids, times, verdicts
 from callbacks.decisions import Action
+from callbacks.failure import as_received
 from callbacks.tables import CallbackError, Status, bind, try_write
 from callbacks.transient import translate_transient_errors
 
@@ -96,9 +97,9 @@ def _claim(row: CallbackError, attempt: float, decision: dict[str, str] | None) 
 def _delivery(row: CallbackError, decision: dict[str, str] | None) -> Any:
     """Return the delivery as received, with the request id and time that its record's key is made of.
 
-    What an earlier claim added, which is in the log if its redrive failed, counts for that redrive only.
+    What an earlier claim added counts for its redrive only.
     """
-    delivery = json.loads(row.event)
+    delivery = as_received(json.loads(row.event))
     if not isinstance(delivery, dict):
         return delivery
     is_despite = decision is not None and decision["action"] == Action.DESPITE
@@ -106,6 +107,5 @@ def _delivery(row: CallbackError, decision: dict[str, str] | None) -> Any:
         "decision": decisions.permit(decision),
         "earlier": verdicts.earlier(row.verdicts.as_dict(), is_despite=is_despite) if row.verdicts else None,
     }
-    received = {name: value for name, value in delivery.items() if name not in added}
     new = {name: value for name, value in added.items() if value is not None}
-    return {**received, "requestId": row.requestId, "receivedAt": times.milliseconds(row.receivedAt), **new}
+    return {**delivery, "requestId": row.requestId, "receivedAt": times.milliseconds(row.receivedAt), **new}

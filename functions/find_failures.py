@@ -26,7 +26,7 @@ HOPELESS = 2
 # Entries of the index that one query reads; the filter applies afterwards.
 WALK_PAGE = 1000
 
-is_refused: Condition = CallbackError.error.is_in(*sorted(errors.names_of(Refusal)))
+IS_REFUSED: Condition = CallbackError.error.is_in(*sorted(errors.names_of(Refusal)))
 
 type Row = CallbackError
 type Json = dict[str, Any]
@@ -142,7 +142,7 @@ def _walk(all_queues: list[str], selection: Selection, has_time: HasTime) -> tup
         raise InvalidSelection("after: must be the `next` of the previous page")
     is_selected = CallbackError.occurredAt >= selection.since
     if not selection.is_refused_included:
-        is_selected &= ~is_refused
+        is_selected &= ~IS_REFUSED
     found: list[Row] = []
     key = after["key"]
     for queue in all_queues[all_queues.index(after["queue"]) :]:

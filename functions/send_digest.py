@@ -6,7 +6,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from callbacks import config, emails, queues
+from callbacks import config, deadline, emails, queues
 from callbacks.failure import REFUSED_AT_ONCE
 from callbacks.queues import Lane
 from callbacks.tables import CallbackError, bind, read_while
@@ -58,7 +58,7 @@ class _Digest:
         """Yield the failures to list, and count them and the others."""
 
         def has_time() -> bool:
-            return context.get_remaining_time_in_millis() > SECONDS_TO_SEND * 1000
+            return deadline.seconds_left(context) > SECONDS_TO_SEND
 
         for lane, is_listed in IS_LISTED.items():
             for queue in queues.queues_of(channel, lane):

@@ -27,7 +27,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         is_opened = repeat_once(
             lambda: error_log.open_failure(ErrorLog, failure, error_log.IS_NEW | error_log.IS_RESOLVED, due_at),
             context,
-            longest_call(ErrorLog) + update_seconds,
+            2 * update_seconds,
         )
         if not is_opened:
             repeat_once(lambda: error_log.update_failure(ErrorLog, failure), context, update_seconds)

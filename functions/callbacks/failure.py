@@ -92,7 +92,7 @@ class Failure:
             received_at=model.received_at(delivery, event["startedAt"]),
             execution_arn=event["executionArn"],
             request_id=model.request_id(delivery, event["executionName"]),
-            event=_as_received(delivery),
+            event=as_received(delivery),
             verdicts=verdicts.of_failure(event.get("checks", {}), step, details["Error"]),
         )
 
@@ -110,7 +110,8 @@ class Failure:
         }
 
 
-def _as_received(delivery: Any) -> Any:
+def as_received(delivery: Any) -> Any:
+    """Return a delivery without what ClaimFailure added to it."""
     if not isinstance(delivery, dict):
         return delivery
     return {name: value for name, value in delivery.items() if name not in ADDED}

@@ -14,7 +14,7 @@ from callbacks import errors
 from callbacks.errors import Refusal, Unconfirmed
 from callbacks.modes import Mode
 
-SKIPPED, PASSED = "skipped", "passed"
+PASSED = "passed"
 # With why.
 REFUSED, FAILED = "refused: ", "failed: "
 # The errors by which a check refuses a callback; with any other error it could not be made.
