@@ -38,8 +38,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Invoke the process-paid function asynchronously with the body, byte for byte as received.
 
     Takes `channel`, `function` (name of the process-paid function), `table` (the channel's records),
-    `secondPaymentMode` (`warn`, or `hold` to leave another payment of a paid order to an operator) and `callback`
-    (what ValidateCallback returned).
+    `secondPaymentMode` (`warn`, or `hold` to leave another payment of a paid order to an operator), `callback`
+    (what ValidateCallback returned) and `body` (as received).
     Returns `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted; `isDuplicate`: true if that was another
     delivery of the same payment; and `contradiction`: None, or the `error` (OrderPaidTwice, PaymentIdReused or
     PaymentsNotCompared) and its `message`.
@@ -85,7 +85,7 @@ def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaCon
         if event["secondPaymentMode"] == HOLD and attempt.permit is None:
             _require_no_other_payment(attempt, context)
         deadline.require(context, DISPATCH_SECONDS)
-        request_id = _invoke(event["function"], event["callback"]["body"].encode())
+        request_id = _invoke(event["function"], event["body"].encode())
     except DispatchUncertain:
         raise
     except Exception:

@@ -1,11 +1,10 @@
 """SaveCallbackRecord: stores every delivery as its own item before anything acts on it."""
 
-from decimal import Decimal
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from callbacks import ledger, queues
+from callbacks import ledger, model, queues
 from callbacks.tables import CallbackRecord, bind, longest_call, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import repeat_once, translate_transient_errors
@@ -14,24 +13,33 @@ from callbacks.transient import repeat_once, translate_transient_errors
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Write the delivery to the channel's record table once, a paid one as waiting for its dispatch.
 
-    Takes `channel`, `table`, `executionArn`, `callback` (what ValidateCallback returned) and `signature` (the verdict
-    of VerifySignature).
+    Takes `channel`, `table`, `executionArn`, `delivery` (as ValidateCallback does), `callback` (what that returned)
+    and `signature` (the verdict of VerifySignature).
     Returns `deliveryId`, `isNew` (false if an earlier attempt wrote the item) and `payment`: what the ledger says of
     it, as ledger.Standing. Raises ServiceUnavailable.
     """
-    callback = dict(event["callback"])
-    amount = callback.pop("amount")
-    # The failure and the ledger keep it.
-    callback.pop("decision", None)
+    ids, delivery = event["callback"], event["delivery"]
+    callback = model.parse(delivery["body"])
     records = bind(CallbackRecord, event["table"])
     record = records(
-        **callback,
-        amount=None if amount is None else Decimal(amount),
+        orderId=callback.order_id,
+        deliveryId=ids["deliveryId"],
+        paymentId=callback.payment_id,
+        userId=callback.user_id,
+        success=callback.success,
+        amount=callback.amount,
+        message=callback.message,
+        extra=callback.extra,
+        body=delivery["body"],
+        requestId=ids["requestId"],
+        receivedAt=ids["receivedAt"],
+        sourceIp=delivery.get("sourceIp"),
+        signatureHeaders=model.signature_headers(delivery),
         channel=event["channel"],
-        shard=queues.shard_of(event["channel"], callback["requestId"]),
+        shard=queues.shard_of(event["channel"], ids["requestId"]),
         executionArn=event["executionArn"],
         signature=event["signature"],
-        undispatchedSince=callback["receivedAt"] if callback["success"] else None,
+        undispatchedSince=ids["receivedAt"] if callback.success else None,
     )
     with translate_transient_errors():
         look_up_seconds = longest_call(ledger.Payments)
@@ -40,7 +48,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             context,
             longest_call(records) + look_up_seconds,
         )
-        payment = repeat_once(lambda: ledger.standing_of(event["channel"], event["callback"]), context, look_up_seconds)
+        payment = repeat_once(lambda: ledger.standing_of(event["channel"], ids), context, look_up_seconds)
     logger.info(
         "Callback recorded",
         orderId=record.orderId,

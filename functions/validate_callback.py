@@ -12,16 +12,16 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Takes `delivery` (the workflow's input: `body`; from API Gateway `requestId`, `receivedAt` in milliseconds since
     1970, `sourceIp` and `headers`; from ClaimFailure also a `decision`), and `executionName` and `startedAt` (ISO
     8601), which replace an unusable request id or time.
-    Returns the callback's fields (`amount` as text, so that it stays exact), the body as received, and `requestId`,
-    `receivedAt` (ISO 8601), `deliveryId` (both joined: the record's range key), `sourceIp` and `signatureHeaders` (JSON
-    text, or None), and `decision` (its permit: `id` and `action`, or None).
+    Returns what later states compare and look up, and no more, because each of them passes it on: `orderId`,
+    `paymentId`, `userId`, `success`, `amount` (as text, so that it stays exact, or None), `receivedAt` (ISO 8601),
+    `requestId`, `deliveryId` (both joined: the record's range key) and `decision` (its permit: `id` and `action`, or
+    None).
     Raises InvalidCallback.
     """
     delivery = event["delivery"]
     if not isinstance(delivery, dict):
         raise InvalidCallback("input: must be an object with the request's body as `body`")
-    body = delivery.get("body")
-    callback = model.parse(body)
+    callback = model.parse(delivery.get("body"))
     request_id = model.request_id(delivery, event["executionName"])
     received_at = model.received_at(delivery, event["startedAt"])
     return {
@@ -30,13 +30,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "userId": callback.user_id,
         "success": callback.success,
         "amount": None if callback.amount is None else str(callback.amount),
-        "message": callback.message,
-        "extra": callback.extra,
-        "body": body,
         "requestId": request_id,
         "receivedAt": received_at,
         "deliveryId": f"{received_at}#{request_id}",
-        "sourceIp": delivery.get("sourceIp"),
-        "signatureHeaders": model.signature_headers(delivery),
         "decision": decisions.read_permit(delivery),
     }

@@ -70,43 +70,46 @@ class Failure:
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what ReportFailure passes to each report.
 
-        Takes `channel`, `functionName`, `failure` (`{state: {"Error": …, "Cause": …}}`, as each Catch wrote it),
-        `modes` (of the checks; a check in `warn` may have failed without stopping the workflow), `checks` (their
-        verdicts), `event` (the workflow's input), `occurredAt`, `executionArn`, `executionName` and `startedAt`.
+        Takes `event` (the workflow's input) and `report`: `channel`, `functionName`, `failure` (`{state: {"Error": …,
+        "Cause": …}}`, as each Catch wrote it), `modes` (of the checks; a check in `warn` may have failed without
+        stopping the workflow), `checks` (their verdicts), `occurredAt`, `executionArn`, `executionName` and
+        `startedAt`.
         """
-        modes = event.get("modes", {})
-        ((step, details),) = [caught for caught in event["failure"].items() if modes.get(caught[0]) != Mode.WARN]
-        delivery = event["event"]
+        report, delivery = event["report"], event["event"]
+        modes = report.get("modes", {})
+        ((step, details),) = [caught for caught in report["failure"].items() if modes.get(caught[0]) != Mode.WARN]
         order_id, charge_id = model.find_ids(delivery.get("body") if isinstance(delivery, dict) else None)
         cause = details.get("Cause", "")
         return cls(
-            channel=event["channel"],
-            function_name=event["functionName"],
+            channel=report["channel"],
+            function_name=report["functionName"],
             step=step,
             error=details["Error"],
             message=_message(cause),
             cause=cause,
             order_id=order_id,
             charge_id=charge_id,
-            occurred_at=times.iso(datetime.fromisoformat(event["occurredAt"])),
-            received_at=model.received_at(delivery, event["startedAt"]),
-            execution_arn=event["executionArn"],
-            request_id=model.request_id(delivery, event["executionName"]),
+            occurred_at=times.iso(datetime.fromisoformat(report["occurredAt"])),
+            received_at=model.received_at(delivery, report["startedAt"]),
+            execution_arn=report["executionArn"],
+            request_id=model.request_id(delivery, report["executionName"]),
             event=as_received(delivery),
-            verdicts=verdicts.of_failure(event.get("checks", {}), step, details["Error"]),
+            verdicts=verdicts.of_failure(report.get("checks", {}), step, details["Error"]),
         )
 
     def as_event(self) -> dict[str, Any]:
         """Return what `from_event` reads, for a failure that no execution reports."""
         return {
-            "channel": self.channel,
-            "functionName": self.function_name,
-            "failure": {self.step: {"Error": self.error, "Cause": self.cause}},
+            "report": {
+                "channel": self.channel,
+                "functionName": self.function_name,
+                "failure": {self.step: {"Error": self.error, "Cause": self.cause}},
+                "executionArn": self.execution_arn,
+                "executionName": self.request_id,
+                "startedAt": self.received_at,
+                "occurredAt": self.occurred_at,
+            },
             "event": self.event,
-            "executionArn": self.execution_arn,
-            "executionName": self.request_id,
-            "startedAt": self.received_at,
-            "occurredAt": self.occurred_at,
         }
 
 

@@ -124,15 +124,12 @@ def dispatch_unfinished(task: Task) -> str:
 
 
 def report(task: Task) -> str:
-    return task.run(
-        **CHANNEL,
-        failure={"SaveCallbackRecord": {"Error": task.id, "Cause": ""}},
-        event={"body": body_of("paid"), "requestId": task.id},
-        executionArn=task.id,
-        executionName=task.id,
-        occurredAt=RECEIVED_AT,
-        startedAt=RECEIVED_AT,
-    )
+    return task.run(report=report_of(task, task.id), event={"body": body_of("paid"), "requestId": task.id})
+
+
+def report_of(task: Task, error: str) -> dict[str, Any]:
+    names = {"executionArn": task.id, "executionName": task.id, "occurredAt": RECEIVED_AT, "startedAt": RECEIVED_AT}
+    return {**CHANNEL, **names, "failure": {"SaveCallbackRecord": {"Error": error, "Cause": ""}}}
 
 
 def report_and_count(task: Task) -> str:
@@ -174,9 +171,7 @@ def park(task: Task) -> str:
     """Return the URL of the queue, in which a parked failure waits."""
     sqs = task.client("sqs")
     url: str = sqs.get_queue_url(QueueName="payment3-callback-parked-local")["QueueUrl"]
-    message = {**CHANNEL, "failure": {"SaveCallbackRecord": {"Error": "ServiceUnavailable"}}, "event": {}}
-    times = {"occurredAt": RECEIVED_AT, "startedAt": RECEIVED_AT}
-    body = {**message, **times, "executionArn": "a", "executionName": task.id}
+    body = {"report": report_of(task, "ServiceUnavailable"), "event": {}}
     sqs.send_message(QueueUrl=url, MessageBody=json.dumps(body))
     return url
 

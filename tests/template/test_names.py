@@ -116,7 +116,7 @@ def test_the_machines_name_only_our_error_classes_and_those_of_aws() -> None:
     }
     named |= set(re.findall(r"""\.Error', 'StringEquals': '(\w+)'""", str(ALL_STATES)))
     assert {error for error in named if "." not in error} == ours - UNNAMED_ERRORS
-    assert all(error.startswith(("States.", "Lambda.", "Sandbox.")) for error in named if "." in error)
+    assert all(error.startswith(("States.", "Lambda.", "Sandbox.", "Runtime.")) for error in named if "." in error)
 
 
 def test_each_definition_is_a_machine_of_the_template() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from pynamodb.models import Model
 
 from callbacks import times
+from tests.outcomes import body_of
 
 Json = dict[str, Any]
 # A task function's module; its members are Any.
@@ -34,6 +35,15 @@ Table = Any
 Client = Any
 # A table of the template by its logical id.
 TableOf = Callable[[str], Table]
+
+# The delivery of events/paid.json, signed, as the API's template makes it.
+PAID = {
+    "body": body_of("paid"),
+    "requestId": "8f7e6d5c",
+    "receivedAt": 1795341600000,
+    "sourceIp": "203.0.113.7",
+    "headers": {"user-agent": "BankGateway/2.1", "webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"},
+}
 
 # Status, body and headers.
 Answer = tuple[int, bytes, dict[str, str]]
@@ -159,3 +169,8 @@ def from_now(**delta: float) -> str:
 def operations(service: Service) -> list[str]:
     """Return the operations called, in order: DynamoDB names its own in a header, Lambda's are all Invoke."""
     return [request.headers.get("X-Amz-Target", ".Invoke").rpartition(".")[2] for request in service.requests]
+
+
+def reported(failure: Json, **changes: str) -> Json:
+    """Return what the reports take, with another member in the report."""
+    return {**failure, "report": {**failure["report"], **changes}}

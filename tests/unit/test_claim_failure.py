@@ -8,7 +8,7 @@ from pynamodb.exceptions import DoesNotExist
 
 from callbacks import times
 from callbacks.queues import AUTOMATIC, Lane
-from tests.unit.kit import BeforeCall, Json, Load, Put, Table, Task, from_now, items, only
+from tests.unit.kit import BeforeCall, Json, Load, Put, Table, Task, from_now, items, only, reported
 
 SCHEDULED = {"requestId": "8f7e6d5c", "isManual": False}
 MANUAL = {"requestId": "8f7e6d5c", "isManual": True}
@@ -232,7 +232,7 @@ def test_a_redrive_keeps_the_delivery_id_and_the_error_log_item(
     load: Load, task: Task, error_log: Table, failure: Json, identity: Json
 ) -> None:
     failure["event"] = {"body": failure["event"]["body"], **identity}
-    execution = {"executionName": failure["executionName"], "startedAt": failure["startedAt"]}
+    execution = {"executionName": failure["report"]["executionName"], "startedAt": failure["report"]["startedAt"]}
     validate = load("validate_callback").handler
     report = load("write_error_log").handler
     first = validate({"delivery": failure["event"], **execution}, None)
@@ -241,7 +241,7 @@ def test_a_redrive_keeps_the_delivery_id_and_the_error_log_item(
     redriven = json.loads(claim["input"])
     again = {"executionName": claim["executionName"], "startedAt": "2026-11-23T00:00:00.000Z"}
     assert validate({"delivery": redriven, **again}, None) == first
-    report({**failure, **again, "event": redriven}, None)
+    report({**reported(failure, **again), "event": redriven}, None)
     assert only(error_log)["receivedAt"] == first["receivedAt"]
 
 

@@ -8,6 +8,7 @@ from callbacks import times
 from callbacks.errors import InvalidSelection
 from callbacks.queues import Lane, shard_of, shards_of
 from callbacks.tables import CallbackRecord, bind
+from tests.outcomes import body_of
 from tests.sources import table
 from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, Task, context, from_now, items, only
 
@@ -123,17 +124,19 @@ def test_a_payment_is_collected_once(task: Task, recorded: Put, error_log: Table
 
 @pytest.mark.parametrize("headers", [None, RECORD["signatureHeaders"], '{"x-signature": "a/b+c=, \\u0e01"}'])
 def test_a_collected_payment_is_redriven_as_the_original_delivery(
-    load: Load, task: Task, callback: Json, recorded: Put, headers: str | None
+    load: Load, task: Task, recorded: Put, headers: str | None
 ) -> None:
-    record = recorded(body=callback["body"], sourceIp=None, signatureHeaders=headers)
+    record = recorded(body=body_of("paid"), sourceIp=None, signatureHeaders=headers)
     task.handler(event(), context())
     claim = load("claim_failure").handler({"requestId": "8f7e6d5c", "isManual": False}, context())
+    delivery = json.loads(claim["input"])
     again = load("validate_callback").handler(
-        {"delivery": json.loads(claim["input"]), "executionName": "redrive", "startedAt": from_now()}, None
+        {"delivery": delivery, "executionName": "redrive", "startedAt": from_now()}, None
     )
-    same = ("orderId", "deliveryId", "paymentId", "body", "requestId", "receivedAt")
+    same = ("orderId", "deliveryId", "paymentId", "requestId", "receivedAt")
     assert [again[name] for name in same] == [record[name] for name in same]
-    assert (again["sourceIp"], again["signatureHeaders"]) == (None, headers)
+    assert (delivery["body"], delivery["sourceIp"]) == (record["body"], None)
+    assert delivery["headers"] == json.loads(headers or "{}")
 
 
 @pytest.mark.parametrize(

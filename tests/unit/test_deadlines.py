@@ -24,9 +24,10 @@ from botocore.retries.standard import ExponentialBackoff
 
 from callbacks import deadline
 from callbacks.selection import MAX_FAILURES
+from tests.outcomes import body_of
 from tests.sources import FUNCTIONS, statements_of, timeout_of
 from tests.unit import test_cross_check_payment
-from tests.unit.kit import Json, Load, Task
+from tests.unit.kit import PAID, Json, Load, Task
 from tests.unit.test_dynamodb import CONDITION_FAILED, FAILURE, PARKED, RECORD, item
 from tests.unit.test_dynamodb import find as find_failures
 from tests.unit.test_signatures import KEY, OTHER_KEY, SECONDS, headers_of
@@ -226,19 +227,21 @@ def remember_secret(age: float | None) -> Callable[[Task], None]:
     return prepare
 
 
-def verify(callback: Json, _: Json) -> Json:
-    delivery = {"body": callback["body"], "receivedAt": SECONDS * 1000, "headers": headers_of(callback["body"])}
+def verify(*_: Json) -> Json:
+    body = body_of("paid")
+    delivery = {"body": body, "receivedAt": SECONDS * 1000, "headers": headers_of(body)}
     names = {"executionName": "e", "startedAt": "2026-11-22T10:00:00Z"}
     return {"delivery": delivery, **names, "mode": "enforce", "scheme": "standard", "secret": "kbank-test"}
 
 
 def save(callback: Json, _: Json) -> Json:
-    return {"channel": "BankApp", "table": "records", "executionArn": "a", "callback": callback, "signature": "skipped"}
+    names = {"channel": "BankApp", "table": "records", "executionArn": "a", "signature": "skipped"}
+    return {**names, "delivery": PAID, "callback": callback}
 
 
 def dispatch(mode: str) -> Callable[[Json, Json], Json]:
     names = {"channel": "BankApp", "function": "process-paid", "table": "records", "secondPaymentMode": mode}
-    return lambda callback, _: {**names, "callback": callback}
+    return lambda callback, _: {**names, "callback": callback, "body": body_of("paid")}
 
 
 def inquire(callback: Json, _: Json) -> Json:
@@ -258,8 +261,8 @@ def find(**selection: str) -> Callable[[Json, Json], Json]:
     return lambda *_: find_failures(**selection).event
 
 
-def reopen(callback: Json, _: Json) -> Json:
-    body = {"requestContext": {"requestId": "r"}, "requestPayload": json.loads(callback["body"])}
+def reopen(*_: Json) -> Json:
+    body = {"requestContext": {"requestId": "r"}, "requestPayload": json.loads(body_of("paid"))}
     return {"Records": [{"messageId": "m", "body": json.dumps(body)}]}
 
 
@@ -283,7 +286,13 @@ SENTRY = "https://sentry.example/api/1/envelope/"
 CASES: dict[str, list[Case]] = {
     "VerifySignature": [Case(verify, READ_SECRET, prepare=remember_secret(age)) for age in (None, 60, 301)],
     "ValidateCallback": [
-        Case(lambda callback, _: {"delivery": callback, "executionName": "e", "startedAt": "2026-11-22T10:00:00Z"})
+        Case(
+            lambda *_: {
+                "delivery": {"body": body_of("paid")},
+                "executionName": "e",
+                "startedAt": "2026-11-22T10:00:00Z",
+            }
+        )
     ],
     "SaveCallbackRecord": [Case(save, {"dynamodb:PutItem": CONDITIONAL, "dynamodb:GetItem": [NOTHING, EXPIRED]})],
     "CrossCheckPayment": [Case(lambda callback, _: test_cross_check_payment.event(callback), READ_ORDER)],

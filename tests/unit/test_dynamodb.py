@@ -15,7 +15,7 @@ from pynamodb.exceptions import GetError, PutError, PynamoDBException, QueryErro
 
 from callbacks.errors import ServiceUnavailable
 from tests.sources import FUNCTIONS, timeout_of
-from tests.unit.kit import Json, Load, Log, Service, context, operations
+from tests.unit.kit import PAID, Json, Load, Log, Service, context, operations
 
 ERRORS: dict[str, type[PynamoDBException | ClientError]] = {
     "BatchGetItem": GetError,
@@ -77,14 +77,16 @@ PARKED = {
     "ReceiptHandle": "h",
     "Body": json.dumps(
         {
-            "channel": "BankApp",
-            "functionName": "bankappcallback",
-            "failure": {"SaveCallbackRecord": {"Error": "ServiceUnavailable", "Cause": "{}"}},
+            "report": {
+                "channel": "BankApp",
+                "functionName": "bankappcallback",
+                "failure": {"SaveCallbackRecord": {"Error": "ServiceUnavailable", "Cause": "{}"}},
+                "executionArn": "a",
+                "executionName": "e",
+                "startedAt": "2026-11-22T10:00:00Z",
+                "occurredAt": "2026-11-22T10:00:01.000Z",
+            },
             "event": {"requestId": "8f7e6d5c"},
-            "executionArn": "a",
-            "executionName": "e",
-            "startedAt": "2026-11-22T10:00:00Z",
-            "occurredAt": "2026-11-22T10:00:01.000Z",
         }
     ),
 }
@@ -113,7 +115,8 @@ class Path:
 @pytest.fixture
 def events(callback: Json, failure: Json) -> Json:
     """The events of the callback workflow's tasks."""
-    save = {"channel": "BankApp", "table": "table", "executionArn": "arn", "callback": callback, "signature": "skipped"}
+    names = {"channel": "BankApp", "table": "table", "executionArn": "arn", "signature": "skipped"}
+    save = {**names, "delivery": PAID, "callback": callback}
     return {"save_callback_record": save, "write_error_log": failure, "take_parked": {}}
 
 

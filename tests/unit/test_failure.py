@@ -10,7 +10,7 @@ from tests.unit.kit import Json
 
 
 def test_a_failure_contains_what_its_reports_need(failure: Json) -> None:
-    details = failure["failure"]["SaveCallbackRecord"]
+    details = failure["report"]["failure"]["SaveCallbackRecord"]
     assert Failure.from_event(failure) == Failure(
         channel="BankApp",
         function_name="bankappcallback",
@@ -22,7 +22,7 @@ def test_a_failure_contains_what_its_reports_need(failure: Json) -> None:
         charge_id="pay_bankapp_123",
         occurred_at="2026-11-22T10:00:01.000Z",
         received_at="2026-11-22T10:00:00.000Z",
-        execution_arn=failure["executionArn"],
+        execution_arn=failure["report"]["executionArn"],
         request_id="8f7e6d5c",
         event=failure["event"],
         verdicts={},
@@ -45,19 +45,20 @@ def test_a_failure_contains_what_its_reports_need(failure: Json) -> None:
     ],
 )
 def test_the_message_is_that_of_the_exception_if_lambda_reports_one(failure: Json, cause: str, message: str) -> None:
-    failure["failure"] = {"ValidateCallback": {"Error": "InvalidCallback", "Cause": cause}}
+    failure["report"]["failure"] = {"ValidateCallback": {"Error": "InvalidCallback", "Cause": cause}}
     assert Failure.from_event(failure).message == message
     assert Failure.from_event(failure).cause == cause
 
 
 def test_an_error_without_a_cause_has_an_empty_message(failure: Json) -> None:
-    failure["failure"] = {"ValidateCallback": {"Error": "States.Timeout"}}
+    failure["report"]["failure"] = {"ValidateCallback": {"Error": "States.Timeout"}}
     assert (Failure.from_event(failure).message, Failure.from_event(failure).cause) == ("", "")
 
 
 @pytest.mark.parametrize("delivery", [{}, {"requestId": None}, {"requestId": ""}, {"requestId": "x" * 129}, []])
 def test_a_delivery_without_a_usable_request_id_has_that_of_its_execution(failure: Json, delivery: object) -> None:
-    failure |= {"event": delivery, "executionName": "started-by-hand"}
+    failure["event"] = delivery
+    failure["report"]["executionName"] = "started-by-hand"
     read = Failure.from_event(failure)
     assert (read.request_id, read.order_id, read.charge_id) == ("started-by-hand", None, None)
 
@@ -69,7 +70,8 @@ def test_a_request_id_may_have_128_characters(failure: Json) -> None:
 
 @pytest.mark.parametrize("delivery", [{}, {"receivedAt": None}, {"receivedAt": "yesterday"}, [], None])
 def test_a_delivery_without_a_usable_time_was_received_when_it_was_started(failure: Json, delivery: Any) -> None:
-    failure |= {"event": delivery, "startedAt": "2026-11-22T10:00:00.5Z"}
+    failure["event"] = delivery
+    failure["report"]["startedAt"] = "2026-11-22T10:00:00.5Z"
     assert Failure.from_event(failure).received_at == "2026-11-22T10:00:00.500Z"
 
 
@@ -84,7 +86,7 @@ def test_a_delivery_without_a_usable_time_was_received_when_it_was_started(failu
     ],
 )
 def test_the_time_of_a_failure_has_one_spelling(failure: Json, time: str) -> None:
-    failure["occurredAt"] = time
+    failure["report"]["occurredAt"] = time
     assert Failure.from_event(failure).occurred_at == "2026-11-22T10:00:01.000Z"
 
 
@@ -106,7 +108,7 @@ def test_the_time_of_a_failure_has_one_spelling(failure: Json, time: str) -> Non
     ],
 )
 def test_a_failure_that_no_redrive_can_cure_needs_an_operator(failure: Json, error: str, needs_operator: bool) -> None:
-    failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
+    failure["report"]["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
     assert Failure.from_event(failure).needs_operator is needs_operator
 
 
@@ -130,7 +132,7 @@ SIGNED = {"VerifySignature": {"verdict": "passed"}}
     ],
 )
 def test_what_a_stranger_can_cause_has_a_lane_of_its_own(failure: Json, error: str, checks: Json, lane: str) -> None:
-    failure |= {"failure": {"CrossCheckPayment": {"Error": error, "Cause": ""}}, "checks": checks}
+    failure["report"] |= {"failure": {"CrossCheckPayment": {"Error": error, "Cause": ""}}, "checks": checks}
     assert Failure.from_event(failure).lane == lane
 
 
@@ -147,14 +149,16 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 def test_any_delivery_and_any_cause_can_be_reported(body: Any, cause: str) -> None:
     read = Failure.from_event(
         {
-            "channel": "BankApp",
-            "functionName": "bankappcallback",
-            "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": cause}},
+            "report": {
+                "channel": "BankApp",
+                "functionName": "bankappcallback",
+                "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": cause}},
+                "executionArn": "arn",
+                "executionName": "name",
+                "startedAt": "2026-11-22T10:00:00.100Z",
+                "occurredAt": "2026-11-22T10:00:01.000Z",
+            },
             "event": {"body": body},
-            "executionArn": "arn",
-            "executionName": "name",
-            "startedAt": "2026-11-22T10:00:00.100Z",
-            "occurredAt": "2026-11-22T10:00:01.000Z",
         }
     )
     assert read.event == {"body": body}
@@ -163,6 +167,9 @@ def test_any_delivery_and_any_cause_can_be_reported(body: Any, cause: str) -> No
 
 def test_the_failed_step_is_not_a_check_that_only_warned(failure: Json) -> None:
     caught = {"Error": "Lambda.TooManyRequestsException", "Cause": ""}
-    failure["modes"] = {"VerifySignature": "warn", "CrossCheckPayment": "enforce", "InquirePayment": "off"}
-    failure["failure"] = {"VerifySignature": caught, "CrossCheckPayment": {"Error": "PaymentMismatch", "Cause": ""}}
+    failure["report"]["modes"] = {"VerifySignature": "warn", "CrossCheckPayment": "enforce", "InquirePayment": "off"}
+    failure["report"]["failure"] = {
+        "VerifySignature": caught,
+        "CrossCheckPayment": {"Error": "PaymentMismatch", "Cause": ""},
+    }
     assert Failure.from_event(failure).step == "CrossCheckPayment"

@@ -14,6 +14,7 @@ from callbacks.errors import (
     PaymentConflict,
     ServiceUnavailable,
 )
+from tests.outcomes import body_of
 from tests.sources import table
 from tests.unit.kit import BeforeCall, Json, Load, Log, Service, Table, TableOf, Task, Within, context, items
 
@@ -28,7 +29,7 @@ BeforeInvoke = Callable[[Callable[[], None]], None]
 def event(callback: Json, **changes: Any) -> Json:
     """Return the input of the state."""
     common = {"channel": "BankApp", "function": FUNCTION, "table": RECORDS, "secondPaymentMode": "warn"}
-    return {**common, "callback": {**callback, **changes}}
+    return {**common, "body": body_of("paid"), "callback": {**callback, **changes}}
 
 
 def dispatched(callback: Json) -> Json:
@@ -75,7 +76,7 @@ def before_invoke(task: Task) -> BeforeInvoke:
 @pytest.mark.parametrize("name", ["paid", "exact-amount", "unknown-fields", "text-of-all-kinds"])
 def test_the_payload_is_the_body_byte_for_byte(task: Task, service: Service, callback: Json, name: str) -> None:
     body = json.loads((EVENTS / f"{name}.json").read_text())["body"]
-    assert task.handler(event(callback, body=body), context()) == dispatched(callback)
+    assert task.handler({**event(callback), "body": body}, context()) == dispatched(callback)
     (request,) = service.requests
     assert request.body == body.encode()
 

@@ -7,8 +7,9 @@ import pytest
 
 from callbacks.failure import Failure
 from callbacks.queues import Lane, lane_of
+from tests.outcomes import body_of
 from tests.sources import FUNCTIONS, RESOURCES, table
-from tests.unit.kit import BeforeCall, Json, Load, Log, Put, Service, Table, TableOf, Task, from_now, items, only
+from tests.unit.kit import PAID, BeforeCall, Json, Load, Log, Put, Service, Table, TableOf, Task, from_now, items, only
 
 DELIVERY_ID = "2026-11-22T10:00:00.000Z#8f7e6d5c"
 KEY = {"orderKey": "BankApp#482500007436", "paymentId": "pay_bankapp_123"}
@@ -24,6 +25,9 @@ def task(load: Load, tables: dict[str, str], service: Service) -> Task:  # noqa:
     return load("reopen_payment", AWS_ENDPOINT_URL_LAMBDA=service.url, RECORD_TABLE=RECORDS)
 
 
+SIGNATURE = {"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"}
+
+
 @pytest.fixture
 def ledger(table_of: TableOf) -> Table:
     return table_of("PaymentLedgerTable")
@@ -34,9 +38,12 @@ def dispatched(ledger: Table, records: Table, callback: Json) -> Put:
     """Record a delivery, and put its payment into the ledger as dispatched by request-1; None leaves one out."""
 
     def put(**changes: Any) -> Json:
-        known = ("orderId", "paymentId", "userId", "success", "extra", "body", "requestId", "receivedAt", "deliveryId")
-        record = {name: callback[name] for name in (*known, "sourceIp", "signatureHeaders")}
-        records.put_item(Item={**record, "channel": "BankApp", "executionArn": "arn", "signature": "passed"})
+        known = ("orderId", "paymentId", "userId", "success", "requestId", "receivedAt", "deliveryId")
+        record = {name: callback[name] for name in known} | {name: PAID[name] for name in ("body", "sourceIp")}
+        received = {"extra": "{}", "signatureHeaders": json.dumps(SIGNATURE)}
+        records.put_item(
+            Item={**record, **received, "channel": "BankApp", "executionArn": "arn", "signature": "passed"}
+        )
         payment = {
             **KEY,
             "userDigest": "u",
@@ -54,7 +61,7 @@ def dispatched(ledger: Table, records: Table, callback: Json) -> Put:
     return put
 
 
-def invocation(callback: Json, request_id: str = "request-1", **changes: Any) -> Json:
+def invocation(request_id: str = "request-1", **changes: Any) -> Json:
     """Return Lambda's record of an asynchronous invocation that failed for good."""
     return {
         "version": "1.0",
@@ -65,7 +72,7 @@ def invocation(callback: Json, request_id: str = "request-1", **changes: Any) ->
             "condition": "RetriesExhausted",
             "approximateInvokeCount": 3,
         },
-        "requestPayload": json.loads(callback["body"]),
+        "requestPayload": json.loads(body_of("paid")),
         "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
         "responsePayload": {"errorMessage": "No user b5f392f7", "errorType": "KeyError", "stackTrace": []},
         **changes,
@@ -84,17 +91,17 @@ def reports(service: Service) -> list[tuple[str, Json]]:
 
 
 def test_a_failed_dispatch_becomes_a_failure_that_healing_redrives(
-    task: Task, callback: Json, dispatched: Put, error_log: Table
+    task: Task, dispatched: Put, error_log: Table
 ) -> None:
     dispatched()
-    assert deliver(task, invocation(callback)) == []
+    assert deliver(task, invocation()) == []
     item = only(error_log)
     assert json.loads(item.pop("event")) == {
-        "body": callback["body"],
+        "body": body_of("paid"),
         "requestId": "8f7e6d5c",
         "receivedAt": 1795341600000,
         "sourceIp": "203.0.113.7",
-        "headers": json.loads(callback["signatureHeaders"]),
+        "headers": SIGNATURE,
     }
     assert item.pop("queuedAt") > item.pop("occurredAt") > "2026-11-22"
     assert item == {
@@ -116,11 +123,9 @@ def test_a_failed_dispatch_becomes_a_failure_that_healing_redrives(
     }
 
 
-def test_a_failed_dispatch_is_taken_back_in_the_ledger(
-    task: Task, callback: Json, dispatched: Put, ledger: Table
-) -> None:
+def test_a_failed_dispatch_is_taken_back_in_the_ledger(task: Task, dispatched: Put, ledger: Table) -> None:
     dispatched()
-    deliver(task, invocation(callback))
+    deliver(task, invocation())
     assert only(ledger) == {
         **KEY,
         "userDigest": "u",
@@ -131,10 +136,10 @@ def test_a_failed_dispatch_is_taken_back_in_the_ledger(
 
 
 def test_a_failed_dispatch_is_reported_as_a_failed_execution_is(
-    task: Task, callback: Json, dispatched: Put, error_log: Table, service: Service
+    task: Task, dispatched: Put, error_log: Table, service: Service
 ) -> None:
     dispatched()
-    deliver(task, invocation(callback))
+    deliver(task, invocation())
     assert [request.headers["X-Amz-Invocation-Type"] for request in service.requests] == ["Event", "Event"]
     (sentry, event), (email, same) = reports(service)
     assert (sentry, email) == (SENTRY, EMAIL)
@@ -149,12 +154,12 @@ def test_a_failed_dispatch_is_reported_as_a_failed_execution_is(
 
 @pytest.mark.parametrize("report", [SENTRY, EMAIL])
 def test_a_report_that_cannot_be_started_costs_only_itself(
-    task: Task, callback: Json, dispatched: Put, ledger: Table, service: Service, report: str
+    task: Task, dispatched: Put, ledger: Table, service: Service, report: str
 ) -> None:
     dispatched()
     answer = json.dumps({"Type": "User", "Message": "no"}).encode()
     service.answers_at(f"/2015-03-31/functions/{report}/invocations", answer, 403)
-    assert deliver(task, invocation(callback)) == []
+    assert deliver(task, invocation()) == []
     assert {function for function, _ in reports(service)} == {SENTRY, EMAIL}
     assert only(ledger)["failedRequestId"] == "request-1"
 
@@ -188,10 +193,10 @@ def test_a_report_that_cannot_be_started_costs_only_itself(
     ids=["too old", "no details", "no type", "long type"],
 )
 def test_the_cause_says_why_lambda_gave_up_but_not_the_errors_message(
-    task: Task, callback: Json, dispatched: Put, error_log: Table, changes: Json, cause: str
+    task: Task, dispatched: Put, error_log: Table, changes: Json, cause: str
 ) -> None:
     dispatched()
-    assert deliver(task, invocation(callback, **changes)) == []
+    assert deliver(task, invocation(**changes)) == []
     assert only(error_log)["cause"] == cause
 
 
@@ -210,33 +215,33 @@ def test_the_cause_says_why_lambda_gave_up_but_not_the_errors_message(
     ids=["unknown", "dispatched again", "reopened", "reopened and claimed", "released"],
 )
 def test_a_request_that_is_not_the_latest_dispatch_changes_nothing(
-    task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, service: Service, payment: Json | None
+    task: Task, dispatched: Put, ledger: Table, error_log: Table, service: Service, payment: Json | None
 ) -> None:
     if payment is not None:
         dispatched(**payment)
     before = items(ledger)
-    assert deliver(task, invocation(callback)) == []
+    assert deliver(task, invocation()) == []
     assert (items(ledger), items(error_log), service.requests) == (before, [], [])
 
 
 @pytest.mark.parametrize("payload", [None, "text", [], {"orderId": "482500007436"}, {"order": {"id": 1}}], ids=str)
 def test_an_event_of_another_caller_changes_nothing(
-    task: Task, callback: Json, dispatched: Put, ledger: Table, log: Log, payload: object
+    task: Task, dispatched: Put, ledger: Table, log: Log, payload: object
 ) -> None:
     before = dispatched()
-    assert deliver(task, invocation(callback, requestPayload=payload)) == []
+    assert deliver(task, invocation(requestPayload=payload)) == []
     assert items(ledger) == [before]
     (line,) = log()
     assert line["message"] == "Not the latest dispatch of a payment"
 
 
 def test_a_message_that_is_delivered_twice_is_handled_once(
-    task: Task, callback: Json, dispatched: Put, error_log: Table, ledger: Table, service: Service
+    task: Task, dispatched: Put, error_log: Table, ledger: Table, service: Service
 ) -> None:
     dispatched()
-    deliver(task, invocation(callback))
+    deliver(task, invocation())
     after = items(error_log), items(ledger), len(service.requests)
-    assert deliver(task, invocation(callback)) == []
+    assert deliver(task, invocation()) == []
     assert (items(error_log), items(ledger), len(service.requests)) == after
 
 
@@ -253,35 +258,34 @@ def test_a_message_that_is_delivered_twice_is_handled_once(
     ids=["being dispatched", "decided", "dispatched by an unknown request"],
 )
 def test_a_payment_whose_latest_dispatch_is_uncertain_waits(
-    task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, service: Service, payment: Json
+    task: Task, dispatched: Put, ledger: Table, error_log: Table, service: Service, payment: Json
 ) -> None:
     before = dispatched(**payment)
-    assert deliver(task, invocation(callback)) == ["1"]
+    assert deliver(task, invocation()) == ["1"]
     assert (items(ledger), items(error_log), service.requests) == ([before], [], [])
 
 
 @pytest.mark.parametrize("body", ["", "null", "[]", "{}", '{"requestContext": {}}', '{"requestContext": null}'])
 def test_a_message_that_cannot_be_understood_fails_alone(
-    task: Task, callback: Json, dispatched: Put, error_log: Table, log: Log, body: str
+    task: Task, dispatched: Put, error_log: Table, log: Log, body: str
 ) -> None:
     dispatched()
-    assert deliver(task, body, invocation(callback), body) == ["1", "3"]
+    assert deliver(task, body, invocation(), body) == ["1", "3"]
     assert only(error_log)["status"] == "open"
     assert [line["messageId"] for line in log() if line["level"] == "WARNING"] == ["1", "3"]
 
 
 def test_a_payment_is_not_reopened_while_its_delivery_is_being_redriven(
-    task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, failed: Put, service: Service
+    task: Task, dispatched: Put, ledger: Table, error_log: Table, failed: Put, service: Service
 ) -> None:
     payment, row = dispatched(), failed(status="redriven", attempts=1)
-    assert deliver(task, invocation(callback)) == ["1"]
+    assert deliver(task, invocation()) == ["1"]
     assert (items(ledger), items(error_log), service.requests) == ([payment], [row], [])
 
 
 @pytest.mark.parametrize("status", [None, "resolved", "open"], ids=str)
 def test_a_payment_is_not_reopened_if_a_redrive_starts_meanwhile(
     task: Task,
-    callback: Json,
     dispatched: Put,
     ledger: Table,
     error_log: Table,
@@ -293,19 +297,19 @@ def test_a_payment_is_not_reopened_if_a_redrive_starts_meanwhile(
     if status is not None:
         failed(status=status)
     before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="redriven", attempts=1))
-    assert deliver(task, invocation(callback)) == ["1"]
+    assert deliver(task, invocation()) == ["1"]
     assert items(ledger) == [payment]
     assert only(error_log)["status"] == "redriven"
 
 
 def test_a_payment_that_is_claimed_meanwhile_is_not_reopened(
-    task: Task, callback: Json, dispatched: Put, ledger: Table, before_call: BeforeCall, log: Log
+    task: Task, dispatched: Put, ledger: Table, before_call: BeforeCall, log: Log
 ) -> None:
     dispatched()
     before_call(
         task.ledger.Payments, "UpdateItem", lambda: dispatched(claimedBy="another", claimedUntil="2999", dispatches=2)
     )
-    assert deliver(task, invocation(callback)) == []
+    assert deliver(task, invocation()) == []
     assert only(ledger)["claimedBy"] == "another"
     assert log()[-1]["isReopened"] is False
 
@@ -313,7 +317,6 @@ def test_a_payment_that_is_claimed_meanwhile_is_not_reopened(
 @pytest.mark.parametrize("status", ["redriven", "resolved", "open"])
 def test_a_failure_that_is_redriven_before_the_payment_is_reopened_is_open(
     task: Task,
-    callback: Json,
     dispatched: Put,
     ledger: Table,
     error_log: Table,
@@ -324,7 +327,7 @@ def test_a_failure_that_is_redriven_before_the_payment_is_reopened_is_open(
     """The redrive may have found the payment dispatched, and must not resolve the failure."""
     dispatched()
     before_call(task.ledger.Payments, "UpdateItem", lambda: failed(status=status, attempts=1))
-    assert deliver(task, invocation(callback)) == []
+    assert deliver(task, invocation()) == []
     assert only(ledger)["failedRequestId"] == "request-1"
     item = only(error_log)
     assert (item["status"], item["attempts"]) == ("open", 2)
@@ -332,7 +335,7 @@ def test_a_failure_that_is_redriven_before_the_payment_is_reopened_is_open(
 
 
 def test_a_redrive_that_starts_after_the_reopening_keeps_its_failure(
-    task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, before_call: BeforeCall
+    task: Task, dispatched: Put, error_log: Table, failed: Put, before_call: BeforeCall
 ) -> None:
     dispatched()
 
@@ -341,7 +344,7 @@ def test_a_redrive_that_starts_after_the_reopening_keeps_its_failure(
         before_call(task.ErrorLog, "UpdateItem", lambda: failed(status="redriven", attempts=2))
 
     before_call(task.ledger.Payments, "UpdateItem", redrive)
-    assert deliver(task, invocation(callback)) == []
+    assert deliver(task, invocation()) == []
     assert (only(error_log)["status"], only(error_log)["attempts"]) == ("redriven", 2)
 
 
@@ -350,22 +353,22 @@ def test_a_redrive_that_starts_after_the_reopening_keeps_its_failure(
 
 @pytest.mark.parametrize(("attempts", "minutes"), [(1, 10), (7, 640)])
 def test_a_resolved_failure_is_opened_again_and_waits_longer(
-    task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, attempts: int, minutes: int
+    task: Task, dispatched: Put, error_log: Table, failed: Put, attempts: int, minutes: int
 ) -> None:
     dispatched()
     failed(None, status="resolved", attempts=attempts, lastResult="200 BankApp callback recorded")
-    deliver(task, invocation(callback))
+    deliver(task, invocation())
     item = only(error_log)
     assert (item["status"], item["attempts"], item["error"]) == ("open", attempts, "ProcessPaidFailed")
     assert from_now(minutes=minutes - 1) < item["queuedAt"] <= from_now(minutes=minutes)
 
 
 def test_a_failure_without_redrives_left_is_given_up_and_reported(
-    task: Task, callback: Json, dispatched: Put, ledger: Table, error_log: Table, failed: Put, service: Service
+    task: Task, dispatched: Put, ledger: Table, error_log: Table, failed: Put, service: Service
 ) -> None:
     dispatched()
     failed(None, status="resolved", attempts=8, lastResult="200 BankApp callback recorded")
-    deliver(task, invocation(callback))
+    deliver(task, invocation())
     item = only(error_log)
     assert (item["status"], item["attempts"], item["lastResult"]) == ("given up", 8, CAUSE)
     assert lane_of(item["queue"]) == Lane.GIVEN_UP
@@ -380,11 +383,11 @@ def test_a_failure_without_redrives_left_is_given_up_and_reported(
     ("status", "lane"), [("open", Lane.HEALING), ("open", Lane.OPERATOR), ("given up", Lane.GIVEN_UP)]
 )
 def test_a_failure_that_is_not_resolved_keeps_its_status(
-    task: Task, callback: Json, dispatched: Put, error_log: Table, failed: Put, status: str, lane: Lane
+    task: Task, dispatched: Put, error_log: Table, failed: Put, status: str, lane: Lane
 ) -> None:
     dispatched()
     failed(lane, status=status, attempts=3)
-    assert deliver(task, invocation(callback)) == []
+    assert deliver(task, invocation()) == []
     item = only(error_log)
     assert (item["status"], item["attempts"], lane_of(item["queue"])) == (status, 3, lane)
     assert item["error"] == "ProcessPaidFailed"
@@ -399,9 +402,9 @@ def test_a_message_stays_invisible_while_a_function_may_work_on_it() -> None:
     assert visibility >= 6 * FUNCTIONS["ReopenPayment"]["Timeout"]
 
 
-def test_the_log_names_the_payment_but_nothing_private(task: Task, callback: Json, dispatched: Put, log: Log) -> None:
+def test_the_log_names_the_payment_but_nothing_private(task: Task, dispatched: Put, log: Log) -> None:
     dispatched()
-    deliver(task, invocation(callback))
+    deliver(task, invocation())
     (line,) = log()
     assert (line["orderId"], line["paymentId"], line["invokeRequestId"]) == (
         "482500007436",

@@ -7,7 +7,7 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.utils import BadDsn
 
 from callbacks.errors import ServiceUnavailable
-from tests.unit.kit import Json, Load, Log, Service, Task, Within
+from tests.unit.kit import Json, Load, Log, Service, Task, Within, reported
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_an_event_says_what_failed_and_where_to_look(task: Task, service: Servic
         "orderId": "482500007436",
         "chargeId": "pay_bankapp_123",
     }
-    assert event["contexts"]["execution"] == {"arn": failure["executionArn"], "requestId": "8f7e6d5c"}
+    assert event["contexts"]["execution"] == {"arn": failure["report"]["executionArn"], "requestId": "8f7e6d5c"}
 
 
 def test_failures_are_grouped_by_function_step_and_error_whatever_the_order(
@@ -79,10 +79,10 @@ def test_failures_are_grouped_by_function_step_and_error_whatever_the_order(
 
 def test_a_container_sends_one_event_for_each_kind_and_window(task: Task, service: Service, failure: Json) -> None:
     task.handler(failure, None)
-    assert [task.handler(failure | {"executionArn": "another"}, None) for _ in range(49)] == [
+    assert [task.handler(reported(failure, executionArn="another"), None) for _ in range(49)] == [
         {"reported": True, "eventId": None}
     ] * 49
-    task.handler(failure | {"functionName": "another"}, None)
+    task.handler(reported(failure, functionName="another"), None)
     assert len(service.requests) == 2
 
 
@@ -173,7 +173,7 @@ def test_without_a_dsn_sentry_is_off_and_the_report_says_why(load: Load, failure
     assert task.handler(failure, None) == {"reported": False, "reason": "SENTRY_DSN is not set"}
     assert not sentry_sdk.is_initialized()
     (line,) = log()
-    assert (line["level"], line["executionArn"]) == ("WARNING", failure["executionArn"])
+    assert (line["level"], line["executionArn"]) == ("WARNING", failure["report"]["executionArn"])
     assert "b5f392f7" not in json.dumps(line)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from boto3.dynamodb.conditions import Key
 
+from tests.outcomes import body_of
 from tests.sources import table
-from tests.unit.kit import Client, Json, Load, Log, Service, Table, Task, context, only
+from tests.unit.kit import PAID, Client, Json, Load, Log, Service, Table, Task, context, only
 
 CHANNEL = "BankApp"
 TEMPLATE_TABLE = table("WalletCallbackRecordTable")
@@ -21,15 +22,22 @@ def task(load: Load) -> Task:
     return load("save_callback_record")
 
 
-def event(callback: Json, **changes: Any) -> Json:
+def event(callback: Json, delivery: Json = PAID, **changes: Any) -> Json:
     """The input of the state."""
     return {
         "channel": CHANNEL,
         "table": TABLE,
         "executionArn": EXECUTION,
+        "delivery": delivery,
         "callback": {**callback, **changes},
         "signature": "passed",
     }
+
+
+def delivered(**fields: Any) -> Json:
+    """A delivery of a paid callback with other fields; None leaves one out."""
+    document = {**json.loads(body_of("paid")), **fields}
+    return {"body": json.dumps({name: value for name, value in document.items() if value is not None})}
 
 
 def undispatched(records: Table) -> list[str]:
@@ -65,14 +73,14 @@ def test_every_field_of_a_delivery_is_on_its_item(task: Task, typed: Typed, call
             "amount": {"N": "2339.0"},
             "message": {"S": "Payment successful"},
             "extra": {"S": "{}"},
-            "body": {"S": callback["body"]},
+            "body": {"S": PAID["body"]},
             "channel": {"S": CHANNEL},
             "shard": {"S": f"{CHANNEL}#3"},
             "requestId": {"S": "8f7e6d5c"},
             "receivedAt": {"S": "2026-11-22T10:00:00.000Z"},
             "sourceIp": {"S": "203.0.113.7"},
             "executionArn": {"S": EXECUTION},
-            "signatureHeaders": {"S": callback["signatureHeaders"]},
+            "signatureHeaders": {"S": '{"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"}'},
             "signature": {"S": "passed"},
             "undispatchedSince": {"S": "2026-11-22T10:00:00.000Z"},
         }
@@ -80,18 +88,19 @@ def test_every_field_of_a_delivery_is_on_its_item(task: Task, typed: Typed, call
 
 
 @pytest.mark.parametrize(
-    "amount", ["0", "1.50", "90071992547409.93", "1E+2", "12345678901234567890123456789012345678", "1E-130", "9.9E+125"]
+    "amount", ["0", "1.50", "90071992547409.93", "1E+2", "12345678901234567890123456789012345678", "1E-30", "9.9E+37"]
 )
 def test_an_amount_is_stored_exactly(task: Task, typed: Typed, callback: Json, amount: str) -> None:
-    task.handler(event(callback, amount=amount), context())
+    body = body_of("paid").replace("2339.0", amount)
+    task.handler(event(callback, {"body": body}), context())
     (item,) = typed()
     assert list(item["amount"]) == ["N"]
     assert Decimal(item["amount"]["N"]) == Decimal(amount)
 
 
-def test_a_field_that_a_callback_omits_is_not_on_its_item(task: Task, typed: Typed, callback: Json) -> None:
+def test_what_a_delivery_omits_is_not_on_its_item(task: Task, typed: Typed, callback: Json) -> None:
     optional = ("amount", "message", "sourceIp", "signatureHeaders")
-    task.handler(event(callback, **dict.fromkeys(optional)), context())
+    task.handler(event(callback, delivered(amount=None, message=None)), context())
     (item,) = typed()
     assert not item.keys() & optional
 
@@ -106,7 +115,7 @@ def test_the_verdict_on_the_signature_is_on_the_item(task: Task, typed: Typed, c
 
 
 def test_a_declined_payment_and_its_empty_message_are_stored(task: Task, typed: Typed, callback: Json) -> None:
-    task.handler(event(callback, success=False, message=""), context())
+    task.handler(event(callback, delivered(success=False, message="")), context())
     (item,) = typed()
     assert (item["success"], item["message"]) == ({"BOOL": False}, {"S": ""})
 
@@ -114,7 +123,7 @@ def test_a_declined_payment_and_its_empty_message_are_stored(task: Task, typed: 
 def test_a_paid_delivery_waits_for_its_dispatch_a_declined_one_does_not(
     task: Task, records: Table, callback: Json
 ) -> None:
-    task.handler(event(callback, success=False, deliveryId="declined"), context())
+    task.handler(event(callback, delivered(success=False), deliveryId="declined"), context())
     assert undispatched(records) == []
     task.handler(event(callback, deliveryId="paid"), context())
     assert undispatched(records) == ["paid"]
@@ -133,9 +142,24 @@ def test_a_retry_of_a_dispatched_delivery_does_not_make_it_wait_again(
 
 def test_any_text_is_stored_unchanged(task: Task, typed: Typed, callback: Json) -> None:
     text = 'O\'Brien "ชำระ" 🎉 \\ / \x00\r\n'
-    task.handler(event(callback, message=text, extra=json.dumps({"a": text}), body=text), context())
+    received = delivered(message=text, a=text)
+    task.handler(event(callback, received), context())
     (item,) = typed()
-    assert (item["message"]["S"], json.loads(item["extra"]["S"])["a"], item["body"]["S"]) == (text, text, text)
+    assert (item["message"]["S"], json.loads(item["extra"]["S"])["a"]) == (text, text)
+    assert item["body"]["S"] == received["body"]
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("only-required-fields", {}),
+        ("unknown-fields", {"currency": "THB", "fee": "0.10", "bank": {"code": "004", "branches": [1, 2]}}),
+    ],
+)
+def test_unknown_fields_are_stored_as_text(task: Task, typed: Typed, callback: Json, name: str, extra: Json) -> None:
+    task.handler(event(callback, {"body": body_of(name)}), context())
+    (item,) = typed()
+    assert json.loads(item["extra"]["S"]) == extra
 
 
 def test_a_retry_of_a_delivery_adds_no_item_and_reports_it(task: Task, typed: Typed, callback: Json) -> None:
@@ -152,7 +176,7 @@ def test_deliveries_of_one_order_are_read_by_one_query_in_order_of_arrival(
     arrivals = ["2026-11-22T10:00:00.010Z#a", "2026-11-22T10:00:00.009Z#b", "2026-11-23T09:00:00.000Z#0"]
     for arrival in arrivals:
         assert task.handler(event(callback, deliveryId=arrival), context())["isNew"]
-    task.handler(event(callback, orderId="another order"), context())
+    task.handler(event(callback, delivered(orderId="another order")), context())
     condition = Key("orderId").eq(callback["orderId"])
     found = records.query(KeyConditionExpression=condition)["Items"]
     assert [item["deliveryId"] for item in found] == sorted(arrivals)
@@ -173,7 +197,7 @@ def test_a_single_error_of_dynamodb_goes_unnoticed(
     task = load("save_callback_record", AWS_ENDPOINT_URL=service.url)
     service.refuses_once(code, status)
     service.answers(200, b"{}")
-    assert task.handler(event(callback, success=False), context())["isNew"]
+    assert task.handler(event(callback), context())["isNew"]
     # The put, its retry, and the look at the ledger.
     assert len(service.requests) == 3
     assert len(pauses) == 1

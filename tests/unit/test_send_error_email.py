@@ -9,7 +9,7 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ses.models import ses_backends
 
 from callbacks.errors import ServiceUnavailable
-from tests.unit.kit import Json, Load, Service, Table, TableOf, Within, context, items
+from tests.unit.kit import Json, Load, Service, Table, TableOf, Within, context, items, reported
 
 Send = Callable[..., dict[str, str]]
 
@@ -75,7 +75,7 @@ def test_the_text_names_what_failed_and_where_to_look(send: Send, failure: Json)
         "Charge:      pay_bankapp_123\n"
         "Time:        2026-11-22T10:00:01.000Z\n"
         "Request:     8f7e6d5c\n"
-        f"Execution:   {failure['executionArn']}\n"
+        f"Execution:   {failure['report']['executionArn']}\n"
     )
 
 
@@ -91,7 +91,10 @@ def test_the_html_says_the_same_escaped(send: Send, failure: Json) -> None:
 
 
 def test_the_subject_names_the_environment(send: Send, failure: Json) -> None:
-    failure |= {"channel": "Card", "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": "{}"}}}
+    failure["report"] |= {
+        "channel": "Card",
+        "failure": {"ValidateCallback": {"Error": "InvalidCallback", "Cause": "{}"}},
+    }
     sent = send(failure, ENVIRONMENT="prod")
     assert sent["Message.Subject.Data"] == "[prod] Card callback: InvalidCallback"
     assert "Environment: prod\n" in sent["Message.Body.Text.Data"]
@@ -164,7 +167,7 @@ def test_a_failure_in_an_open_window_is_counted_and_not_emailed(
 ) -> None:
     task = load("send_error_email")
     assert task.handler(failure, context())["messageId"]
-    assert task.handler(failure | {"executionArn": "another"}, context()) == {"reported": True, "messageId": None}
+    assert task.handler(reported(failure, executionArn="another"), context()) == {"reported": True, "messageId": None}
     assert sorted(item.get("failures", 0) for item in items(alerts)) == [0, 1]
     assert len(ses.sent_messages) == 1
 
@@ -174,7 +177,7 @@ def test_the_alert_table_holds_nothing_of_the_user_the_body_or_the_headers(
 ) -> None:
     task = load("send_error_email")
     for execution in ("one", "another"):
-        task.handler(failure | {"executionArn": execution}, context())
+        task.handler(reported(failure, executionArn=execution), context())
     assert ses.sent_messages
     stored = str(items(alerts))
     assert "482500007436" in stored

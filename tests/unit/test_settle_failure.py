@@ -166,7 +166,7 @@ def test_the_error_that_the_redrive_itself_reported_decides(
     load: Load, task: Task, error_log: Table, claimed: Put, failure: Json
 ) -> None:
     claimed()
-    failure["failure"] = {"InvokeProcessPaid": {"Error": "PaymentConflict", "Cause": ""}}
+    failure["report"]["failure"] = {"InvokeProcessPaid": {"Error": "PaymentConflict", "Cause": ""}}
     load("write_error_log").handler(failure, None)
     task.handler(event(FAILED), None)
     item = only(error_log)

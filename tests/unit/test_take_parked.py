@@ -88,12 +88,12 @@ def test_a_failure_that_the_error_log_has_stays_as_it_is(
 def test_a_message_that_is_not_understood_is_left_to_the_queue(
     task: Task, error_log: Table, queue: str, failure: Json, log: Log
 ) -> None:
-    park(queue, "not JSON", "[]", {"failure": {}}, failure)
+    park(queue, "not JSON", "[]", {"event": {}, "report": {"failure": {}}}, failure)
     assert task.handler({}, context()) == {"isEmpty": True}
     assert only(error_log)["requestId"] == "8f7e6d5c"
     assert left(queue) == 3
     lines = [line for line in log() if line["message"] == "Parked message not understood"]
-    assert {line["error"] for line in lines} == {"JSONDecodeError", "AttributeError", "ValueError"}
+    assert {line["error"] for line in lines} == {"JSONDecodeError", "TypeError", "ValueError"}
 
 
 def test_a_batch_of_which_nothing_is_understood_deletes_nothing(task: Task, queue: str) -> None:

@@ -32,9 +32,8 @@ def task(load: Load) -> Task:
     return load("validate_callback")
 
 
-def test_a_callback_is_returned_with_all_that_the_workflow_needs(task: Task, callback: Json) -> None:
-    headers = {"user-agent": "BankGateway/2.1", **json.loads(callback["signatureHeaders"])}
-    assert task.handler(event("paid", headers=headers), None) == {
+def test_what_later_states_need_of_a_callback_is_returned(task: Task, callback: Json) -> None:
+    assert task.handler(event("paid"), None) == {
         **callback,
         "receivedAt": "2026-11-22T10:00:00.123Z",
         "deliveryId": "2026-11-22T10:00:00.123Z#8f7e6d5c",
@@ -42,13 +41,11 @@ def test_a_callback_is_returned_with_all_that_the_workflow_needs(task: Task, cal
 
 
 def test_a_declined_payment_is_a_valid_callback(task: Task) -> None:
-    result = task.handler(event("declined"), None)
-    assert (result["success"], result["message"]) == (False, "Insufficient funds")
+    assert task.handler(event("declined"), None)["success"] is False
 
 
-def test_a_missing_optional_field_is_null(task: Task) -> None:
-    result = task.handler(event("only-required-fields"), None)
-    assert (result["amount"], result["message"], result["extra"]) == (None, None, "{}")
+def test_a_missing_amount_is_null(task: Task) -> None:
+    assert task.handler(event("only-required-fields"), None)["amount"] is None
 
 
 @pytest.mark.parametrize(
@@ -56,18 +53,6 @@ def test_a_missing_optional_field_is_null(task: Task) -> None:
 )
 def test_an_amount_is_text_to_stay_exact(task: Task, name: str, amount: str) -> None:
     assert task.handler(event(name), None)["amount"] == amount
-
-
-def test_unknown_fields_are_passed_on_as_text(task: Task) -> None:
-    extra = task.handler(event("unknown-fields"), None)["extra"]
-    assert json.loads(extra) == {"currency": "THB", "fee": "0.10", "bank": {"code": "004", "branches": [1, 2]}}
-
-
-def test_the_body_is_returned_unchanged(task: Task) -> None:
-    received = event("text-of-all-kinds")
-    result = task.handler(received, None)
-    assert result["body"] == received["delivery"]["body"]
-    assert result["message"] == 'O\'Brien said "ชำระเงินสำเร็จ" 🎉 a\\b a/b a/b ก $input.body ${x} #set'
 
 
 @pytest.mark.parametrize(
@@ -95,11 +80,10 @@ def test_an_invalid_callback_is_refused_with_a_message(task: Task, name: str, me
 
 @pytest.mark.parametrize("unusable", [None, "", "x" * 129])
 def test_a_delivery_without_a_usable_identity_takes_its_executions(task: Task, unusable: str | None) -> None:
-    result = task.handler(event("paid", requestId=unusable, receivedAt=unusable, sourceIp=None), None)
+    result = task.handler(event("paid", requestId=unusable, receivedAt=unusable), None)
     assert result["requestId"] == "execution-name"
     assert result["receivedAt"] == "2026-11-22T11:00:00.456Z"
     assert result["deliveryId"] == "2026-11-22T11:00:00.456Z#execution-name"
-    assert result["sourceIp"] is None
 
 
 def test_a_body_alone_is_a_delivery(task: Task) -> None:
@@ -107,7 +91,6 @@ def test_a_body_alone_is_a_delivery(task: Task) -> None:
     received["delivery"] = {"body": received["delivery"]["body"]}
     result = task.handler(received, None)
     assert result["deliveryId"] == "2026-11-22T11:00:00.456Z#execution-name"
-    assert result["signatureHeaders"] is None
 
 
 @pytest.mark.parametrize("delivery", [None, 7, "{}", []], ids=str)
@@ -136,6 +119,4 @@ def test_a_decision_in_the_body_is_a_field_like_any_other(task: Task) -> None:
     body = (
         '{"orderId": "1", "paymentId": "2", "userId": "3", "success": true, "decision": {"id": "1", "action": "again"}}'
     )
-    result = task.handler(event("paid", body=body), None)
-    assert result["decision"] is None
-    assert json.loads(result["extra"]) == {"decision": {"id": "1", "action": "again"}}
+    assert task.handler(event("paid", body=body), None)["decision"] is None

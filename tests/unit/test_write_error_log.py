@@ -5,7 +5,7 @@ import pytest
 from boto3.dynamodb.conditions import Key
 
 from callbacks.queues import Lane
-from tests.unit.kit import BeforeCall, Json, Load, Put, Service, Table, Task, context, items, only, operations
+from tests.unit.kit import BeforeCall, Json, Load, Put, Service, Table, Task, context, items, only, operations, reported
 
 EVENTS = Path(__file__).parents[2] / "events"
 
@@ -16,18 +16,21 @@ def task(load: Load, tables: dict[str, str]) -> Task:
 
 
 def test_everything_known_about_a_failure_is_on_its_item(task: Task, error_log: Table, failure: Json) -> None:
-    failure["checks"] = {"VerifySignature": {"verdict": "passed"}, "CrossCheckPayment": {"verdict": "skipped"}}
+    failure["report"]["checks"] = {
+        "VerifySignature": {"verdict": "passed"},
+        "CrossCheckPayment": {"verdict": "skipped"},
+    }
     assert task.handler(failure, None) == {"reported": True}
     item = only(error_log)
     assert json.loads(item.pop("event")) == failure["event"]
     assert item == {
-        "executionArn": failure["executionArn"],
+        "executionArn": failure["report"]["executionArn"],
         "functionName": "bankappcallback",
         "occurredAt": "2026-11-22T10:00:01.000Z",
         "channel": "BankApp",
         "step": "SaveCallbackRecord",
         "error": "ServiceUnavailable",
-        "cause": failure["failure"]["SaveCallbackRecord"]["Cause"],
+        "cause": failure["report"]["failure"]["SaveCallbackRecord"]["Cause"],
         "orderId": "482500007436",
         "chargeId": "pay_bankapp_123",
         "requestId": "8f7e6d5c",
@@ -52,7 +55,7 @@ def test_the_body_of_every_event_can_be_restored_from_its_item(task: Task, error
     bodies = {file.stem: json.loads(file.read_text())["body"] for file in EVENTS.glob("*.json")}
     assert bodies
     for name, body in bodies.items():
-        task.handler({**failure, "executionName": name, "event": {"body": body}}, None)
+        task.handler({**reported(failure, executionName=name), "event": {"body": body}}, None)
     assert {item["requestId"]: json.loads(item["event"])["body"] for item in items(error_log)} == bodies
 
 
@@ -78,7 +81,7 @@ def test_ids_that_cannot_be_found_are_not_on_the_item(
     task.handler({**failure, "event": delivery}, None)
     item = only(error_log)
     assert not {"orderId", "chargeId"} & item.keys()
-    assert item["requestId"] == failure["executionName"]
+    assert item["requestId"] == failure["report"]["executionName"]
 
 
 # Status and plan
@@ -99,7 +102,7 @@ def test_a_first_failure_opens_the_item_and_is_due_after_the_first_delay(
 def test_a_failure_that_a_stranger_can_cause_waits_in_a_lane_of_its_own(
     task: Task, error_log: Table, failure: Json
 ) -> None:
-    failure["failure"] = {"CrossCheckPayment": {"Error": "OrderNotFound", "Cause": ""}}
+    failure["report"]["failure"] = {"CrossCheckPayment": {"Error": "OrderNotFound", "Cause": ""}}
     task.handler(failure, None)
     item = only(error_log)
     assert (item["lane"], item["queue"]) == ("unconfirmed", "BankApp#3#unconfirmed")
@@ -110,7 +113,7 @@ def test_a_failure_that_a_stranger_can_cause_waits_in_a_lane_of_its_own(
 def test_a_refusal_opens_the_item_but_waits_for_an_operator(
     task: Task, error_log: Table, failure: Json, error: str
 ) -> None:
-    failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": ""}}
+    failure["report"]["failure"] = {"ValidateCallback": {"Error": error, "Cause": ""}}
     task.handler(failure, None)
     item = only(error_log)
     assert (item["status"], item["attempts"]) == ("open", 0)
@@ -138,8 +141,8 @@ def test_a_later_failure_changes_the_error_but_not_the_plan(
     task: Task, error_log: Table, failed: Put, failure: Json, planned: Json, error: str
 ) -> None:
     before = failed(**planned)
-    failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": "again"}}
-    failure["checks"] = {"VerifySignature": {"verdict": "passed"}}
+    failure["report"]["failure"] = {"ValidateCallback": {"Error": error, "Cause": "again"}}
+    failure["report"]["checks"] = {"VerifySignature": {"verdict": "passed"}}
     failure["event"]["receivedAt"] = 1577872800000
     assert task.handler(failure, None) == {"reported": True}
     after = only(error_log)
@@ -147,7 +150,7 @@ def test_a_later_failure_changes_the_error_but_not_the_plan(
     assert json.loads(after["event"]) == failure["event"]
     assert after["verdicts"] == {"VerifySignature": "passed"}
     assert [after[name] for name in ("executionArn", "step", "error", "cause")] == [
-        failure["executionArn"],
+        failure["report"]["executionArn"],
         "ValidateCallback",
         error,
         "again",
@@ -173,7 +176,7 @@ def test_a_resolved_delivery_that_fails_again_is_reopened(
     task: Task, error_log: Table, failed: Put, failure: Json, error: str, lane: str, queued_at: str
 ) -> None:
     first = failed(None, status="resolved", attempts=2)
-    failure["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
+    failure["report"]["failure"] = {"InvokeProcessPaid": {"Error": error, "Cause": ""}}
     task.handler(failure, None)
     item = only(error_log)
     assert (item["status"], item["error"]) == ("open", error)
@@ -201,7 +204,7 @@ def test_a_claim_made_between_the_two_writes_is_kept(
     task.handler(failure, None)
     item = only(error_log)
     assert (item["status"], item["attempts"]) == ("redriven", 3)
-    assert item["executionArn"] == failure["executionArn"]
+    assert item["executionArn"] == failure["report"]["executionArn"]
 
 
 def test_the_failures_of_an_order_are_read_by_one_query(task: Task, error_log: Table, failure: Json) -> None:
@@ -212,7 +215,7 @@ def test_the_failures_of_an_order_are_read_by_one_query(task: Task, error_log: T
 
 
 def test_an_error_without_a_cause_is_kept(task: Task, error_log: Table, failure: Json) -> None:
-    failure["failure"] = {"ValidateCallback": {"Error": "States.Timeout"}}
+    failure["report"]["failure"] = {"ValidateCallback": {"Error": "States.Timeout"}}
     task.handler(failure, None)
     item = only(error_log)
     assert (item["step"], item["error"], item["cause"]) == (

@@ -331,7 +331,7 @@ def given_to(task: Task) -> Any:
     """Return what a state's Parameters make of the workflow's data."""
     data = json.loads(task.data)
     if task.state in {"WriteErrorLog", "ParkDelivery"}:
-        data = filled(STATES["ReportFailure"]["Parameters"], data)
+        data = filled(STATES["ReportFailure"]["Parameters"], data) | {"$$": data["$$"]}
     return filled(STATES[task.state]["Parameters"], data)
 
 
@@ -346,8 +346,10 @@ def filled(template: Any, data: Any) -> Any:
 
 
 def _at(path: str, data: Any) -> Any:
+    if path == "$":
+        return {name: value for name, value in data.items() if name != "$$"}
     for name in path.removeprefix("$.").split("."):
-        data = data if name == "$" else data[name]
+        data = data[name]
     return data
 
 
@@ -363,7 +365,7 @@ class Workflows:
         execution = {"Id": f"arn of {actor}", "Name": actor, "StartTime": START.isoformat(), "Input": delivery}
         data = {
             "$$": {"Execution": execution},
-            "delivery": {"callback": self._replayer.callback(delivery)},
+            "valid": {"callback": self._replayer.callback(delivery)},
             "checks": {check: {"verdict": "skipped"} for check in CHECKS} | earlier["checks"],
             "modes": dict.fromkeys(CHECKS, "off") | earlier["modes"],
             **of_healing,

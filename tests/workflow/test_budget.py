@@ -1,6 +1,7 @@
 """The longest path of each execution, retries included, fits into the time that it has."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import timedelta
 from functools import cache
 from itertools import count, islice
@@ -16,7 +17,9 @@ from tests.workflow.account import Workflow
 
 API_GATEWAY_SECONDS = 29
 EXPRESS_SECONDS = 300
+CALLBACK_FUNCTIONS = [name for name in FUNCTIONS if name in STATES["callback"]]
 TRANSITIONS_SECONDS = 1
+THROTTLED = "Lambda.TooManyRequestsException"
 
 Machine = dict[str, Any]
 State = dict[str, Any]
@@ -60,7 +63,13 @@ def _state_seconds(name: str, state: State, rounds: int) -> float:
 
 def _with_retries(state: State, attempt_seconds: float) -> float:
     waits = [wait for retrier in state.get("Retry", []) for wait in _waits(retrier)]
-    return attempt_seconds * (1 + len(waits)) + sum(waits)
+    slow = [wait for retrier in state.get("Retry", []) if not _is_of_throttle(retrier) for wait in _waits(retrier)]
+    return attempt_seconds * (1 + len(slow)) + sum(waits)
+
+
+def _is_of_throttle(retrier: State) -> bool:
+    """Return whether a retrier is only for attempts that take no time."""
+    return retrier.get("ErrorEquals") == [THROTTLED]
 
 
 def _waits(retrier: State) -> list[float]:
@@ -85,6 +94,7 @@ def machine(**states: State) -> Machine:
 
 END = {"Type": "Succeed"}
 RETRY = {"ErrorEquals": ["Busy"], "IntervalSeconds": 1, "MaxAttempts": 2, "BackoffRate": 1}
+RETRY_IF_THROTTLED = RETRY | {"ErrorEquals": [THROTTLED], "MaxAttempts": 1}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +116,8 @@ RETRY = {"ErrorEquals": ["Busy"], "IntervalSeconds": 1, "MaxAttempts": 2, "Backo
         # Retriers add up: 4 retries.
         (machine(A=task(2, Retry=[RETRY, RETRY], End=True)), 14),
         (machine(A=task(2, Retry=[{**RETRY, "MaxAttempts": 0}], End=True)), 2),
+        # A throttled attempt takes no time.
+        (machine(A=task(2, Retry=[RETRY_IF_THROTTLED], End=True)), 3),
         # A task may fail at its timeout, and then take the longer way.
         (machine(A=task(2, Next="B", Catch=[{"Next": "C"}]), B=END, C=task(5, End=True)), 7),
         (
@@ -167,6 +179,21 @@ def test_a_machine_without_an_upper_bound_is_rejected(example: Machine) -> None:
 
 def test_the_slowest_callback_ends_before_api_gateway_gives_up() -> None:
     assert longest_seconds(DEFINITIONS["callback"]) + TRANSITIONS_SECONDS < API_GATEWAY_SECONDS
+
+
+RETRIED = [
+    name
+    for name, state in STATES["callback"].items()
+    if any(THROTTLED in retrier["ErrorEquals"] for retrier in state.get("Retry", []))
+]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLBACK_FUNCTIONS if name not in RETRIED])
+def test_a_throttled_function_is_retried_unless_that_takes_too_long(name: str) -> None:
+    callback = deepcopy(DEFINITIONS["callback"])
+    states = callback["States"] | callback["States"]["ReportFailure"]["Branches"][0]["States"]
+    states[name]["Retry"] = [RETRY_IF_THROTTLED]
+    assert longest_seconds(callback) + TRANSITIONS_SECONDS >= API_GATEWAY_SECONDS
 
 
 HEALING = DEFINITIONS["healing"]
@@ -256,9 +283,12 @@ def test_every_retry_names_its_errors_its_number_and_its_reason() -> None:
 
 
 def test_every_retry_of_a_function_names_all_transient_errors_of_lambda() -> None:
+    """Unless there is only time to retry a throttled function."""
     transient = {
         "States.Timeout",
         "Sandbox.Timedout",
+        "Runtime.ExitError",
+        "Lambda.Unknown",
         "Lambda.ClientExecutionTimeoutException",
         "Lambda.ServiceException",
         "Lambda.AWSLambdaException",
@@ -268,7 +298,7 @@ def test_every_retry_of_a_function_names_all_transient_errors_of_lambda() -> Non
     assert not offenders(
         lambda _, name, state: (
             name in FUNCTIONS
-            and bool(retriers(state))
+            and not all(map(_is_of_throttle, retriers(state)))
             and not transient <= {error for retrier in retriers(state) for error in retrier["ErrorEquals"]}
         )
     )

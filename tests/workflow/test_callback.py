@@ -23,7 +23,7 @@ from tests.workflow.account import (
     lambda_error,
 )
 from tests.workflow.engine import Execution
-from tests.workflow.paths import DECLINED, FAILED, INVALID, PAID, SAVED, UNCHECKED
+from tests.workflow.paths import DECLINED, FAILED, INVALID, LOOKED_UP, PAID, SAVED
 
 PROCESS_PAID = "payment3-process-paid-wallet-order-internal-test"
 
@@ -280,7 +280,7 @@ def test_a_payment_that_cannot_be_dispatched_is_a_recorded_failure(workflow: Wor
 
     execution = workflow.run(from_api("paid"))
 
-    assert execution.states == [*UNCHECKED, "InvokeProcessPaid", *FAILED]
+    assert execution.states == [*LOOKED_UP, "InvokeProcessPaid", *FAILED]
     assert_internal_error(execution)
     assert len(workflow.records) == 1
     (error,) = workflow.errors
@@ -345,23 +345,26 @@ LAMBDA_ERRORS = [
     "SdkClientException",
     "TooManyRequestsException",
 ]
+THROTTLED = lambda_error("TooManyRequestsException", 429)
 
 
 # Which errors each state's Retry names is checked in test_budget.
 @pytest.mark.parametrize(
-    ("state", "code"),
+    ("state", "fault"),
     [
-        *(("InvokeProcessPaid", code) for code in LAMBDA_ERRORS),
+        *(pytest.param("InvokeProcessPaid", lambda_error(code), id=code) for code in LAMBDA_ERRORS),
+        pytest.param("InvokeProcessPaid", PROCESS_DIED, id="out of memory"),
+        *(pytest.param(state, THROTTLED, id=f"{state}: throttled") for state in ("ReportToSentry", "SendErrorEmail")),
     ],
 )
-def test_an_invocation_that_lambda_refuses_once_is_repeated(workflow: Workflow, state: str, code: str) -> None:
-    workflow.functions.fail(state, lambda_error(code), times=1)
+def test_an_invocation_that_fails_once_is_repeated(workflow: Workflow, state: str, fault: Fault) -> None:
+    workflow.functions.fail(state, fault, times=1)
 
-    execution = workflow.run({"body": body_of("paid")})
+    execution = workflow.run({"body": body_of("missing-fields" if state in BREAK_REPORT else "paid")})
 
     assert execution.attempts[state] == 2
-    assert execution.waits == WAITS[state][:1]
-    assert execution.states == PAID
+    assert execution.waits == [1]
+    assert execution.states == (INVALID if state in BREAK_REPORT else PAID)
 
 
 # The pauses before each state's retries, without jitter.
@@ -419,7 +422,6 @@ BUG = {"errorType": "KeyError", "errorMessage": "'orderId'"}
     ("state", "fault"),
     [
         *(pytest.param(state, BUG, id=f"{state}: bug") for state in CALLBACK_TASKS),
-        pytest.param("InvokeProcessPaid", PROCESS_DIED, id="InvokeProcessPaid: out of memory"),
         pytest.param(
             "InvokeProcessPaid", lambda_error("AccessDeniedException", 403), id="InvokeProcessPaid: forbidden"
         ),

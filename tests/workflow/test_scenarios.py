@@ -27,7 +27,7 @@ from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import FUNCTIONS
 from tests.workflow.account import Workflow, client
 from tests.workflow.engine import CALLBACK, Execution, Machine, create_machine, run
-from tests.workflow.paths import CONFLICT, DECLINED, DUPLICATE, FAILED, INVALID, PAID, SAVED, UNCHECKED
+from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, LOOKED_UP, PAID, SAVED
 
 HERE = Path(__file__).parent
 MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
@@ -64,12 +64,12 @@ EXPECTED: dict[str, tuple[list[str], int | None, dict[str, Any]]] = {
     "HappyPath": (PAID, 200, RECORDED),
     "ConfirmDown": (PAID, 200, RECORDED),
     "Declined": (DECLINED, 200, {**RECORDED, "processing": False}),
-    "Duplicate": (DUPLICATE, 200, {**RECORDED, "duplicate": True}),
+    "Duplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
     "Conflict": (CONFLICT, 500, CONFLICTING),
     "Invalid": (INVALID, 500, REFUSED),
     "InvokeThrottledThenFine": (PAID, 200, RECORDED),
     "SaveDown": ([*SAVED, *FAILED], 500, INTERNAL),
-    "InvokeDown": ([*UNCHECKED, "InvokeProcessPaid", *FAILED], 500, INTERNAL),
+    "InvokeDown": ([*LOOKED_UP, "InvokeProcessPaid", *FAILED], 500, INTERNAL),
     "AllReportsDown": (
         [*SAVED, *ALL_REPORTS_FAILED, "IsLogged?", "FailParked"],
         None,
