@@ -10,8 +10,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Return the callback of a delivery.
 
     Takes `delivery` (the workflow's input: `body`; from API Gateway `requestId`, `receivedAt` in milliseconds since
-    1970, `sourceIp` and `headers`; from ClaimFailure also a `decision`), and `executionName` and `startedAt` (ISO
-    8601), which replace an unusable request id or time.
+    1970, `sourceIp`, `headers`, and `bodyLength` if the body was cut; from ClaimFailure also a `decision`), and
+    `executionName` and `startedAt` (ISO 8601), which replace an unusable request id or time.
     Returns what later states compare and look up, and no more, because each of them passes it on: `orderId`,
     `paymentId`, `userId`, `success`, `amount` (as text, so that it stays exact, or None), `receivedAt` (ISO 8601),
     `requestId`, `deliveryId` (both joined: the record's range key) and `decision` (its permit: `id` and `action`, or
@@ -21,7 +21,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     delivery = event["delivery"]
     if not isinstance(delivery, dict):
         raise InvalidCallback("input: must be an object with the request's body as `body`")
-    callback = model.parse(delivery.get("body"))
+    callback = model.parse(delivery.get("body"), delivery.get("bodyLength"))
     request_id = model.request_id(delivery, event["executionName"])
     received_at = model.received_at(delivery, event["startedAt"])
     return {

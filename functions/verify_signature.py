@@ -32,6 +32,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
 
 def _read(event: Mapping[str, Any]) -> Signed:
     delivery = event["delivery"] if isinstance(event["delivery"], dict) else {}
+    if problem := model.find_size_problem(delivery.get("body"), delivery.get("bodyLength")):
+        raise InvalidSignature(problem)
     try:
         body = delivery["body"].encode()
     except (KeyError, AttributeError, UnicodeEncodeError):

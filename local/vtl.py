@@ -72,7 +72,7 @@ def render(template: str, context: dict[str, Any], body: str = "", headers: Mapp
 
 
 def _escaped(character: str) -> str:
-    if " " <= character <= "~":
+    if " " <= character <= "\x7f":
         return character
     units = _utf16(character)
     return "".join(f"\\u{units[i]:02X}{units[i + 1]:02X}" for i in range(0, len(units), 2))

@@ -16,7 +16,7 @@ from typing import Any
 from callbacks import times
 from callbacks.errors import InvalidCallback
 
-MAX_BODY_BYTES = 32 * 1024
+MAX_BODY_BYTES = 8 * 1024
 MAX_ID_CHARACTERS = 128
 MAX_MESSAGE_CHARACTERS = 1024
 
@@ -54,17 +54,19 @@ class Callback:
     extra: str
 
 
-def parse(body: object) -> Callback:
+def parse(body: object, length: object = None) -> Callback:
     """Return the callback in `body`, the request's text as received.
 
-    Raises InvalidCallback; its message lists every invalid field as `field: problem`.
+    Raises InvalidCallback; its message lists every invalid field as `field: problem`, and contains no text of the
+    caller. `length` is that of find_size_problem.
     """
+    if problem := find_size_problem(body, length):
+        raise InvalidCallback(problem)
     document = _read_json(body)
-    problems = _name_problems(document) | {
-        field: find_problem(document.get(field, MISSING)) for field, find_problem in RULES.items()
-    }
-    if any(problems.values()):
-        raise InvalidCallback("; ".join(f"{field}: {problem}" for field, problem in problems.items() if problem))
+    problems = [(field, find_problem(document.get(field, MISSING))) for field, find_problem in RULES.items()]
+    found = [f"{field}: {problem}" for field, problem in [*_name_problems(document), *problems] if problem]
+    if found:
+        raise InvalidCallback("; ".join(found))
     return Callback(
         order_id=document["orderId"],
         payment_id=document["paymentId"],
@@ -74,6 +76,18 @@ def parse(body: object) -> Callback:
         message=_cut(document.get("message")),
         extra=_to_text({field: value for field, value in document.items() if field not in RULES}),
     )
+
+
+def find_size_problem(body: object, length: object) -> str | None:
+    """Return what is wrong with the size of a body, or None.
+
+    `length` is a delivery's `bodyLength`: how many characters the body had before the API's request template cut it.
+    """
+    if isinstance(length, int | float) and not isinstance(length, bool):
+        return f"body: has {length:.0f} characters, the limit is {MAX_BODY_BYTES} bytes of JSON"
+    if isinstance(body, str) and len(body.encode("utf-8", "surrogatepass")) > MAX_BODY_BYTES:
+        return f"body: is larger than {MAX_BODY_BYTES} bytes"
+    return None
 
 
 def find_ids(body: object) -> tuple[str | None, str | None]:
@@ -132,8 +146,6 @@ def _read_json(body: object) -> dict[str, Any]:
         raise InvalidCallback("body: is empty")
     if body.startswith("\ufeff"):
         raise InvalidCallback("body: starts with a byte order mark")
-    if len(body.encode("utf-8", "surrogatepass")) > MAX_BODY_BYTES:
-        raise InvalidCallback(f"body: is larger than {MAX_BODY_BYTES} bytes")
     try:
         document = json.loads(
             body, parse_float=_number, parse_int=_number, parse_constant=Decimal, object_pairs_hook=_members
@@ -164,9 +176,9 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for field, value in pairs:
         if field in members:
-            raise InvalidCallback(f"{_printable(field)}: appears more than once")
+            raise InvalidCallback(f"{_our_name(field)}: appears more than once")
         if not _is_finite(value):
-            raise InvalidCallback(f"{_printable(field)}: must be a finite number")
+            raise InvalidCallback(f"{_our_name(field)}: must be a finite number")
         members[field] = value
     return members
 
@@ -232,10 +244,10 @@ RULES: dict[str, Callable[[Any], str | None]] = {
 FIELDS_BY_FOLDED_NAME = {field.casefold(): field for field in RULES}
 
 
-def _name_problems(document: dict[str, Any]) -> dict[str, str]:
-    """Return the problem with each name that a reader who ignores case takes for one of our fields."""
-    fields = {name: FIELDS_BY_FOLDED_NAME.get(name.casefold()) for name in document if name not in RULES}
-    return {_printable(name): f"must be written {field}" for name, field in fields.items() if field}
+def _name_problems(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return each of our fields that a reader who ignores case finds under another name, and the problem."""
+    fields = (FIELDS_BY_FOLDED_NAME.get(name.casefold()) for name in document if name not in RULES)
+    return [(field, "is written in another case") for field in dict.fromkeys(fields) if field]
 
 
 def _cut(message: str | None) -> str | None:
@@ -276,5 +288,6 @@ def _type_name(value: object) -> str:
     return JSON_TYPES.get(type(value), "a number")
 
 
-def _printable(field: str) -> str:
-    return field if len(field) <= MAX_ID_CHARACTERS and field.isprintable() else "a field"
+def _our_name(field: str) -> str:
+    """Return the name of one of our fields; any other is the caller's text, which operators must not be sent."""
+    return field if field in RULES else "a field"

@@ -15,7 +15,7 @@ MAX_ATTEMPTS = {
     Lane.UNCONFIRMED: int(config.required("UNCONFIRMED_ATTEMPTS")),
 }
 # Measured as doubly escaped JSON. A state of the healing workflow holds it twice, beside up to 32 KiB of cause, within
-# 256 KiB. A valid body exceeds it only if it consists almost entirely of quotes and backslashes.
+# 256 KiB. What the API lets through is smaller; an execution that an operator starts may have any input.
 MAX_DELIVERY_BYTES = 112_000
 
 

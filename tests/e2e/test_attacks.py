@@ -38,7 +38,7 @@ MISMATCH = "signature: does not match"
 TIME_OFF = "webhook-timestamp: is more than five minutes off"
 NO_TIME = "webhook-timestamp: is not a number of seconds"
 NOT_JSON = "body: is not JSON"
-MAX_BODY_BYTES = 32 * 1024
+MAX_BODY_BYTES = 8 * 1024
 
 # Texts that would do harm if anything evaluated them as a template, a path or an intrinsic function.
 LOADED_TEXTS = [
@@ -342,9 +342,12 @@ JSON_TRICKS: dict[str, tuple[Callable[[str], str | bytes], str]] = {
     ),
     "a name once more in another case": (
         lambda body: more(body, '"OrderId": "other"'),
-        "OrderId: must be written orderId",
+        "orderId: is written in another case",
     ),
-    "a name only in another case": (lambda body: body.replace("amount", "Amount"), "Amount: must be written amount"),
+    "a name only in another case": (
+        lambda body: body.replace("amount", "Amount"),
+        "amount: is written in another case",
+    ),
     "a blank before the user": (lambda body: body.replace(USER_ID, f" {USER_ID}"), "userId: must not begin or end"),
     "an escaped blank before an id": (
         lambda body: body.replace("pay_", "\\u0020pay_"),
@@ -354,7 +357,7 @@ JSON_TRICKS: dict[str, tuple[Callable[[str], str | bytes], str]] = {
         lambda body: body.replace("pay_", "pay_e\u0301"),
         "paymentId: must be in Unicode's normal form",
     ),
-    "lists without an end": (lambda _: "[" * 32_000, "body: is nested too deeply"),
+    "lists without an end": (lambda _: "[" * 8_000, "body: is nested too deeply"),
     "a byte that is not UTF-8": (lambda body: body.encode().replace(b"2339", b"23\xff39"), MISMATCH),
     "an overlong slash": (lambda body: body.encode().replace(b"Payment", b"\xc0\xaf"), MISMATCH),
     "half a character in UTF-8": (lambda body: body.encode().replace(b"Payment", b"\xed\xa0\x80"), MISMATCH),
@@ -378,14 +381,13 @@ JSON_TRICKS: dict[str, tuple[Callable[[str], str | bytes], str]] = {
     "blanks": (lambda _: " \r\n\t", "body: is empty"),
     "an empty object": (lambda _: "{}", "orderId: is missing; paymentId: is missing; userId: is missing"),
     "no body, signed as such": (lambda _: "", MISMATCH),
-    "a byte too many": (lambda body: body.ljust(MAX_BODY_BYTES + 1), "body: is larger than 32768 bytes"),
+    "a byte too many": (lambda body: body.ljust(MAX_BODY_BYTES + 1), "body: has 8193 characters"),
     "a byte too many, with fewer characters": (
         lambda body: body.replace("Payment", "\u0e01" * (MAX_BODY_BYTES // 3)),
-        "body: is larger than 32768 bytes",
+        "body: is larger than 8192 bytes",
     ),
-    # API Gateway cuts these, so the signature of the whole body no longer matches.
-    "10,000 unknown members": (lambda body: more(body, ", ".join(f'"{n}":0' for n in range(10_000))), MISMATCH),
-    "300 KB": (lambda body: body.ljust(300_000), MISMATCH),
+    "10,000 unknown members": (lambda body: more(body, ", ".join(f'"{n}":0' for n in range(10_000))), "body: has "),
+    "300 KB": (lambda body: body.ljust(300_000), "body: has 300000 characters"),
 }
 
 

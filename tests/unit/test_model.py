@@ -85,10 +85,10 @@ def event_body(name: str) -> str:
         ('{"a": 1,}', "body: is not JSON (Expecting property name enclosed in double quotes, line 1 column 9)"),
         ("/* */{}", "body: is not JSON (Expecting value, line 1 column 1)"),
         ("\ufeff{}", "body: starts with a byte order mark"),
-        ("[" * 20_000, "body: is nested too deeply"),
-        ("[" * 100_000, "body: is larger than 32768 bytes"),
-        ('{"a": ' + "[" * 5_000 + "]" * 5_000 + "}", "body: is nested too deeply"),
-        ("1" * 10**5, "body: is larger than 32768 bytes"),
+        ("[" * 8_192, "body: is nested too deeply"),
+        ("[" * 8_193, "body: is larger than 8192 bytes"),
+        ('{"a": ' + "[" * 4_000 + "]" * 4_000 + "}", "body: is nested too deeply"),
+        ("1" * 8_193, "body: is larger than 8192 bytes"),
         ('{"a": 1e9999999999999999999}', "body: contains a number that is out of range"),
         ('{"a": "\\ud83c"}', "body: contains an unpaired surrogate"),
         ('{"a": "\ud83c"}', "body: contains an unpaired surrogate"),
@@ -118,12 +118,12 @@ LIKE_OURS = [
 @pytest.mark.parametrize(("name", "field"), LIKE_OURS, ids=ascii)
 def test_a_name_that_differs_from_ours_only_in_case_is_refused(name: str, field: str) -> None:
     both_ways = body_with(amount=1, message="", **{name: "1"})
-    assert refusal(both_ways) == f"{name}: must be written {field}"
+    assert refusal(both_ways) == f"{field}: is written in another case"
 
 
 def test_a_field_written_only_in_another_case_is_refused_for_its_name_first() -> None:
-    assert refusal(body_with(userId=ABSENT, orderId=ABSENT, UserId="1", OrderId="2", Amount=3)) == (
-        "UserId: must be written userId; OrderId: must be written orderId; Amount: must be written amount; "
+    assert refusal(body_with(userId=ABSENT, orderId=ABSENT, UserId="1", OrderId="2", ORDERID="3", Amount=4)) == (
+        "userId: is written in another case; orderId: is written in another case; amount: is written in another case; "
         "orderId: is missing; userId: is missing"
     )
 
@@ -146,12 +146,24 @@ def test_a_name_inside_an_unknown_field_may_be_ours_in_any_case() -> None:
 @pytest.mark.parametrize("character", ["a", "ก", "🎉"])
 def test_the_limit_of_a_body_counts_bytes(character: str) -> None:
     start, end = body_with(note="")[:-2], '"}'
-    room = 32_768 - len(start + end)
+    room = 8_192 - len(start + end)
     fits, rest = divmod(room, len(character.encode()))
     at_limit = start + character * fits + "x" * rest + end
-    assert len(at_limit.encode()) == 32_768
+    assert len(at_limit.encode()) == 8_192
     assert model.parse(at_limit).order_id == VALID["orderId"]
-    assert refusal(at_limit + " ") == "body: is larger than 32768 bytes"
+    assert refusal(at_limit + " ") == "body: is larger than 8192 bytes"
+
+
+@pytest.mark.parametrize("length", [4_097, 300_000, 10_485_760.0])
+def test_a_body_that_was_cut_is_refused_for_its_length(length: float) -> None:
+    with pytest.raises(InvalidCallback) as error:
+        model.parse(body_with(), length)
+    assert str(error.value) == f"body: has {length:.0f} characters, the limit is 8192 bytes of JSON"
+
+
+@pytest.mark.parametrize("no_length", [None, True, "8193", [8193]], ids=str)
+def test_a_length_that_is_no_number_says_nothing(no_length: object) -> None:
+    assert model.parse(body_with(), no_length).order_id == VALID["orderId"]
 
 
 @pytest.mark.parametrize(
@@ -159,12 +171,10 @@ def test_the_limit_of_a_body_counts_bytes(character: str) -> None:
     [
         ('"success": false', "success: appears more than once"),
         ('"amount": 1, "amount": 1', "amount: appears more than once"),
-        ('"note": {"a": 1, "a": 2}', "a: appears more than once"),
-        ('"note": [[{"a": {"b": 1, "\\u0062": 2}}]]', "b: appears more than once"),
-        ('"note": {"a b": 1, "a b": 2}', "a b: appears more than once"),
-        ('"note": {"\\u0000": 1, "\\u0000": 2}', "a field: appears more than once"),
+        ('"note": {"a": 1, "a": 2}', "a field: appears more than once"),
+        ('"note": [[{"a": {"b": 1, "\\u0062": 2}}]]', "a field: appears more than once"),
+        ('"note": {"orderId": 1, "\\u006frderId": 2}', "orderId: appears more than once"),
         ('"note": {"\\ud800": 1, "\\ud800": 2}', "a field: appears more than once"),
-        (f'"note": {{"{"n" * 129}": 1, "{"n" * 129}": 2}}', "a field: appears more than once"),
     ],
     ids=lambda value: value[:40],
 )
@@ -177,10 +187,10 @@ def test_a_field_that_appears_twice_is_refused_at_any_depth(members: str, messag
     [
         ("amount", "{}", "amount"),
         ("message", "{}", "message"),
-        ("note", "{}", "note"),
-        ("note", "[1, [[], [{}]]]", "note"),
-        ("note", '{{"a": {}}}', "a"),
-        ("note", '[{{"a": [{{"b": [0, {}]}}]}}]', "b"),
+        ("note", "{}", "a field"),
+        ("note", "[1, [[], [{}]]]", "a field"),
+        ("note", '{{"a": {}}}', "a field"),
+        ("note", '[{{"a": [{{"b": [0, {}]}}]}}]', "a field"),
     ],
 )
 def test_a_number_that_is_not_finite_is_refused_at_any_depth(field: str, around: str, named: str) -> None:
@@ -287,7 +297,7 @@ DIGITS_PROBLEM = "must be 0, or at least 1E-30 and below 1E+38, with at most 38 
         ("1e-130", DIGITS_PROBLEM),
         ("1e999999999", DIGITS_PROBLEM),
         ("1e-999999999", DIGITS_PROBLEM),
-        ("7" * 30_000, DIGITS_PROBLEM),
+        ("7" * 8_000, DIGITS_PROBLEM),
     ],
     ids=lambda value: value[:40],
 )
@@ -392,10 +402,12 @@ def test_a_message_is_optional_and_kept_unchanged(value: Any, kept: str | None) 
 
 @pytest.mark.parametrize("character", ["m", "ก", "🎉", "\ufffd"])
 def test_a_message_that_is_too_long_is_cut_and_refuses_no_payment(character: str) -> None:
-    whole = model.parse(body_with(message=character * 1024, amount=1, note="n"))
+    def parsed(message: str) -> model.Callback:
+        return model.parse(body_with_text("message", f'"{message}", "amount": 1, "note": "n"'))
+
+    whole = parsed(character * 1024)
     assert whole.message == character * 1024
-    assert model.parse(body_with(message=character * 1024 + "x", amount=1, note="n")) == whole
-    assert model.parse(body_with(message=character * 2500, amount=1, note="n")) == whole
+    assert parsed(character * 1024 + "x") == parsed(character * 1900) == whole
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:
@@ -561,11 +573,11 @@ def test_any_two_amounts_share_a_canonical_text_only_if_they_are_equal(first: De
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda raw: raw.decode("utf-8", "surrogateescape")))
-@example("[" * 100_000)
+@example("[" * 8_193)
 @example('{"a":' * 6_000 + "1" + "}" * 6_000)
 @example('{"a":' + "[" * 3_000 + "]" * 3_000 + "}")
 @example('{"amount": 1e999999999}')
-@example('{"amount": ' + "1" * 10**5 + "}")
+@example('{"amount": ' + "1" * 8_193 + "}")
 @example('{"a": -0e-999999999999999999999}')
 def test_any_other_text_is_refused(text: str) -> None:
     assert refusal(text)
@@ -587,16 +599,16 @@ def test_any_body_that_is_not_text_is_refused(value: Any) -> None:
     assert refusal(value).startswith("body: must be the request's body as a string, not ")
 
 
-@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ('[{"a":', "}]")], ids=["objects", "both"])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('[{"a":', "}]")], ids=["lists", "both"])
 def test_a_body_is_refused_at_any_depth(opening: str, closing: str) -> None:
     def refusal_at(depth: int) -> str:
         return refusal('{"a":' + opening * depth + "1" + closing * depth + "}")
 
     missing, too_deep = refusal_at(1), "body: is nested too deeply"
-    depths = range(4_000)
+    depths = range(1_000)
     # Another error is likeliest around the depth at which the interpreter's limit begins to strike.
     limit = bisect_left(depths, True, key=lambda depth: refusal_at(depth) == too_deep)
-    tried = {*depths[::100], *depths[limit - 100 : limit + 100]}
+    tried = {*depths[::50], *depths[limit - 100 : limit + 100]}
     assert {refusal_at(depth) for depth in tried} == {missing, too_deep}
 
 
@@ -604,7 +616,7 @@ def test_a_body_is_refused_at_any_depth(opening: str, closing: str) -> None:
 
 
 @given(json_values | st.text(max_size=200), st.sampled_from(["orderId", "paymentId", "note"]))
-@example("[" * 100_000, "orderId")
+@example("[" * 8_193, "orderId")
 @example('"orderId":"' * 20_000, "orderId")
 @example('"orderId":"' + "\\" * 100_001, "orderId")
 @example('"orderId"' + " " * 100_000, "orderId")

@@ -99,6 +99,11 @@ def test_an_input_that_is_no_delivery_is_refused(task: Task, delivery: Any) -> N
         task.handler({**event("paid"), "delivery": delivery}, None)
 
 
+def test_a_body_that_the_api_has_cut_is_refused(task: Task) -> None:
+    with pytest.raises(InvalidCallback, match=r"^body: has 9000 characters, "):
+        task.handler(event("paid", bodyLength=9_000), None)
+
+
 def test_an_input_without_a_body_is_refused(task: Task) -> None:
     with pytest.raises(InvalidCallback, match=r"^body: must be the request's body as a string, not null$"):
         task.handler({**event("paid"), "delivery": {}}, None)

@@ -100,6 +100,17 @@ def test_a_body_that_is_not_text_is_refused(task: Task, body: Any) -> None:
     assert refusal(task, event(headers_of(), body)) == NO_TEXT
 
 
+def test_a_body_over_the_limit_is_refused_before_the_secret_is_read(task: Task, service: Service) -> None:
+    long = "x" * 8_193
+    signed = event(headers_of(body=long), long)
+    assert refusal(task, signed) == "body: is larger than 8192 bytes"
+    cut = event(headers_of())
+    cut["delivery"]["bodyLength"] = 9_000
+    assert refusal(task, cut) == "body: has 9000 characters, the limit is 8192 bytes of JSON"
+    assert service.requests == []
+    assert task.handler(event(headers_of(body=long[1:]), long[1:]), context()) == "passed"
+
+
 @pytest.mark.parametrize("delivery", [None, "text", [], 5, {}], ids=str)
 def test_an_input_of_any_shape_is_refused(task: Task, delivery: Any) -> None:
     assert refusal(task, {**event({}), "delivery": delivery}) == NO_TEXT

@@ -37,6 +37,10 @@ def renderer(integration: Json) -> Render:
     return lambda body, headers=None: json.loads(vtl.render(template, CONTEXT, body, headers))
 
 
+def ascii_start(text: str) -> str:
+    return ascii(text[0])
+
+
 def headers_of(request: Json) -> dict[str, str]:
     headers: dict[str, str] = json.loads(request["input"])["headers"]
     return headers
@@ -53,7 +57,7 @@ def headers_of(request: Json) -> dict[str, str]:
         ("a/b", "a\\/b"),
         ("\b\f\n\r\t", "\\b\\f\\n\\r\\t"),
         ("\x00\x01\x0b\x1f", "\\u0000\\u0001\\u000B\\u001F"),
-        ("\x7f", "\\u007F"),
+        ("\x7f", "\x7f"),
         ("\x80é", "\\u0080\\u00E9"),
         ("ชำ", "\\u0E0A\\u0E33"),
         ("\u2028", "\\u2028"),
@@ -70,7 +74,7 @@ def test_javascript_is_escaped_as_apaches_string_escape_utils_does(text: str, es
 def test_escaped_text_is_ascii_and_json_except_for_apostrophes(text: str) -> None:
     escaped = vtl.Util.escapeJavaScript(text)
     assert escaped.isascii()
-    assert escaped.isprintable()
+    assert escaped.replace("\x7f", "").isprintable()
     # JSON reads the two halves of a pair as one character, even if they were apart.
     joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     assert json.loads('"' + escaped.replace("\\'", "'") + '"') == joined
@@ -178,23 +182,54 @@ def test_a_parameter_chooses_another_signature_header(
     assert "secret" not in request["input"]
 
 
-@pytest.mark.parametrize(("length", "kept"), [(32_768, 32_768), (32_769, 32_769), (32_770, 32_769), (40_000, 32_769)])
-@pytest.mark.parametrize("character", ["a", "'", "ก"])
-def test_a_body_over_the_limit_is_truncated_just_above_it(
-    render: Render, character: str, length: int, kept: int
-) -> None:
-    assert json.loads(render(character * length)["input"])["body"] == character * kept
+# The longest bodies that can be valid, in characters that escaping makes longer by each factor.
+WHOLE = [text * (8_192 // len(text.encode())) for text in ("a", "'", '"', "\\", "/", "\x7f", "é", "ก", "🎉")]
+# None is valid: they are longer in characters or bytes, or consist of raw control characters.
+CUT = [text * number for text, number in (("a", 8_193), ("ก", 4_097), ("🎉", 2_049), ("\x01", 4_097), ("'", 300_000))]
 
 
-def test_a_body_is_measured_in_utf_16_units_as_java_does(render: Render) -> None:
-    body = json.loads(render("🎉" * 20_000)["input"])["body"]
-    # 32,769 units of UTF-16: the last emoji is cut in half.
-    assert body == "🎉" * 16_384 + "\ud83c"
+@pytest.mark.parametrize("body", WHOLE, ids=ascii_start)
+def test_a_body_that_can_be_valid_reaches_the_workflow_whole(render: Render, body: str) -> None:
+    delivery = json.loads(render(body)["input"])
+    assert delivery["body"] == body
+    assert "bodyLength" not in delivery
 
 
-def test_the_largest_input_stays_below_step_functions_limit(render: Render) -> None:
-    # 262,144 bytes between states, where the input may be one of several values.
-    assert len(render("\x01" * 40_000)["input"].encode()) < 200_000
+@pytest.mark.parametrize("body", CUT, ids=ascii_start)
+def test_any_longer_body_reaches_the_workflow_cut_and_with_its_length(render: Render, body: str) -> None:
+    delivery = json.loads(render(body)["input"])
+    assert delivery["body"] == body[: 512 if body[0] == "🎉" else 1_024]
+    # As Java counts, in units of UTF-16.
+    assert delivery["bodyLength"] == len(body) * (2 if body[0] == "🎉" else 1)
+
+
+def test_a_body_is_never_cut_between_the_halves_of_a_character(render: Render) -> None:
+    emoji = "🎉" * 5_000
+    bodies = [json.loads(render("a" * before + emoji)["input"])["body"] for before in (0, 1, 2)]
+    assert bodies == ["🎉" * 512, "a" + "🎉" * 511, "aa" + "🎉" * 511]
+
+
+def test_a_header_is_cut_at_1024_characters(render: Render) -> None:
+    sent = {"User-Agent": "a" * 9_000, "X-Signature": "b" * 1_024, "Webhook-Id": "c" + "🎉" * 4_500}
+    assert headers_of(render("{}", sent)) == {
+        "user-agent": "a" * 1_024,
+        "x-signature": "b" * 1_024,
+        "webhook-id": "c" + "🎉" * 511,
+    }
+
+
+def test_of_names_that_differ_in_case_the_last_one_is_passed_on(render: Render) -> None:
+    sent = {"Webhook-Id": "first", "user-agent": "BankGateway/2.1", "WEBHOOK-ID": "second", "webhook-id": "last"}
+    text = render("{}", sent)["input"]
+    assert json.loads(text)["headers"] == {"webhook-id": "last", "user-agent": "BankGateway/2.1"}
+    assert text.count('"webhook-id"') == 1
+
+
+def test_the_largest_input_is_far_below_step_functions_limit(render: Render) -> None:
+    # 262,144 bytes between states. API Gateway takes 10,240 bytes of headers.
+    headers = dict.fromkeys([*SIGNATURE, "content-type", "user-agent"], "\x01" * 1_700)
+    largest = max(len(render(body, headers)["input"].encode()) for body in (*WHOLE, *CUT, "\x01" * 4_096))
+    assert 60_000 < largest < 64_000
 
 
 @pytest.mark.parametrize(
