@@ -18,6 +18,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
 from werkzeug import Request, Response
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.serving import WSGIRequestHandler
 
 from local import vtl
 from local.intrinsics import parameter_value, resolved
@@ -27,7 +28,11 @@ MAX_BODY_BYTES = 10 * 1024 * 1024
 # API Gateway's own responses, unless the API defines others.
 DEFAULT_TEMPLATE = '{"message":$context.error.messageString}'
 GATEWAY_RESPONSES = {
-    "ACCESS_DENIED": (403, "User: anonymous is not authorized to perform: execute-api:Invoke"),
+    "ACCESS_DENIED": (
+        403,
+        "User: anonymous is not authorized to perform: execute-api:Invoke on resource: "
+        "arn:aws:execute-api:ap-southeast-1:********0000:local/local/{method}{path} with an explicit deny",
+    ),
     "BAD_REQUEST_BODY": (400, "Invalid request body"),
     "INTEGRATION_FAILURE": (504, "Network error communicating with endpoint"),
     "INTEGRATION_TIMEOUT": (504, "Endpoint request timed out"),
@@ -36,6 +41,19 @@ GATEWAY_RESPONSES = {
     "THROTTLED": (429, "Too Many Requests"),
     "UNSUPPORTED_MEDIA_TYPE": (415, "Unsupported Media Type"),
 }
+
+# The definition of an API cannot change these.
+FIXED_RESPONSES = {"REQUEST_TOO_LARGE"}
+
+# Where a server keeps the headers as they were sent, as pairs of name and value.
+SENT_HEADERS = "local.sent_headers"
+
+
+class RequestHandler(WSGIRequestHandler):
+    """Keeps the headers as they were sent: WSGI joins repeated ones by commas, and forgets the case of their names."""
+
+    def make_environ(self) -> dict[str, Any]:
+        return super().make_environ() | {SENT_HEADERS: self.headers.items()}
 
 
 class GatewayError(Exception):
@@ -76,6 +94,7 @@ class Gateway:
 
     `definition` is the API's OpenAPI document with its references resolved, `stepfunctions` the client for its
     integrations, `throttle` the stage's limits, and `concurrency` how many integrations may run at once.
+    Raises ValueError for a definition that API Gateway cannot hold.
     """
 
     definition: dict[str, Any]
@@ -85,6 +104,12 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self._places = BoundedSemaphore(self.concurrency)
+        for path, operations in self.definition["paths"].items():
+            for method, operation in operations.items():
+                responses = operation["x-amazon-apigateway-integration"]["responses"]
+                statuses = [response["statusCode"] for response in responses.values()]
+                if len(set(statuses)) < len(statuses):
+                    raise ValueError(f"{method} {path} has two integration responses for one status code")
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         return self.answer(Request(environ))(environ, start_response)
@@ -93,26 +118,27 @@ class Gateway:
         """Return API Gateway's answer; never raises, whatever a caller sends."""
         request_id = request.headers.get("x-amzn-RequestId") or str(uuid.uuid4())
         extended_request_id = base64.urlsafe_b64encode(uuid.uuid4().bytes[:11]).decode()
+        headers = _headers_of(request)
         context = {
             # A caller can choose this one; only API Gateway chooses the extended one.
             "requestId": request_id,
             "extendedRequestId": extended_request_id,
             "requestTimeEpoch": time.time_ns() // 1_000_000,
-            "httpMethod": request.method,
+            "httpMethod": _method_of(request, headers),
             "identity": {"sourceIp": request.remote_addr},
             "responseOverride": {},
         }
         try:
-            body, status = self._integrate(request, context)
+            body, status = self._integrate(request, headers, context)
         except GatewayError as error:
-            body, status = self._gateway_response(str(error), context)
-        headers = {"x-amzn-RequestId": request_id, "x-amz-apigw-id": extended_request_id}
-        return Response(body, status, content_type="application/json", headers=headers)
+            body, status = self._gateway_response(str(error), request, context)
+        ids = {"x-amzn-RequestId": request_id, "x-amz-apigw-id": extended_request_id}
+        return Response(body, status, content_type="application/json", headers=ids)
 
-    def _integrate(self, request: Request, context: dict[str, Any]) -> tuple[str, int]:
+    def _integrate(self, request: Request, headers: dict[str, str], context: dict[str, Any]) -> tuple[str, int]:
         if not self._is_allowed(request.remote_addr or ""):
             raise GatewayError("ACCESS_DENIED")
-        operation = self.definition["paths"].get(request.path, {}).get(request.method.lower())
+        operation = self.definition["paths"].get(request.path, {}).get(context["httpMethod"].lower())
         if operation is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
         # API Gateway applies the policy first, so refused callers do not use up the throttle.
@@ -133,7 +159,7 @@ class Gateway:
         template = integration["requestTemplates"].get(request.mimetype or "application/json")
         if template is None:
             raise GatewayError("UNSUPPORTED_MEDIA_TYPE")
-        rendered = vtl.render(template, context, received.decode("utf-8", "replace"), dict(request.headers))
+        rendered = vtl.render(template, context, received.decode("utf-8", "replace"), headers)
         with self._places:
             status, response = self._call(integration, json.loads(rendered))
         return self._select_response(integration, status, response, context)
@@ -176,14 +202,29 @@ class Gateway:
         body = vtl.render(template, context, json.dumps(response, default=str)).strip()
         return body, int(context["responseOverride"].get("status", selected["statusCode"]))
 
-    def _gateway_response(self, kind: str, context: dict[str, Any]) -> tuple[str, int]:
-        default_status, message = GATEWAY_RESPONSES[kind]
-        defined = self.definition.get("x-amazon-apigateway-gateway-responses", {})
+    def _gateway_response(self, kind: str, request: Request, context: dict[str, Any]) -> tuple[str, int]:
+        default_status, text = GATEWAY_RESPONSES[kind]
+        message = text.format(method=context["httpMethod"], path=request.path)
+        is_fixed = kind in FIXED_RESPONSES
+        defined = {} if is_fixed else self.definition.get("x-amazon-apigateway-gateway-responses", {})
         fallback = defined.get(f"DEFAULT_{default_status // 100}XX", {})
         response = defined.get(kind, fallback)
         template = response.get("responseTemplates", {}).get("application/json", DEFAULT_TEMPLATE)
         context["error"] = {"message": message, "messageString": json.dumps(message)}
         return vtl.render(template, context), int(response.get("statusCode", default_status))
+
+
+def _headers_of(request: Request) -> dict[str, str]:
+    """Return the headers as `$input.params()` has them: the last value of each name, in whatever case it was sent."""
+    sent = request.environ.get(SENT_HEADERS) or request.headers.items()
+    return {name: value.replace("\r\n", "") for name, value in sent}
+
+
+def _method_of(request: Request, headers: dict[str, str]) -> str:
+    """Return the method that counts: X-HTTP-Method-Override replaces POST."""
+    if request.method != "POST":
+        return request.method
+    return next((value for name, value in headers.items() if name.lower() == "x-http-method-override"), "POST")
 
 
 def read_deployed_api(cloudformation: Any, stack_name: str) -> tuple[dict[str, Any], Throttle]:

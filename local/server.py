@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import make_server
 
-from local.gateway import Gateway, read_deployed_api
+from local.gateway import Gateway, RequestHandler, read_deployed_api
 from local.stack import CONCURRENCY, STACK_NAME, Stack
 from local.views import PREFIX, Views
 
@@ -25,7 +25,7 @@ class Server:
 def serving(stack: Stack, port: int, report: Callable[[str], None]) -> Iterator[Server]:
     """Serve the deployed API for the duration of a `with` block; `report` receives each request with its status."""
 
-    class Handler(WSGIRequestHandler):
+    class Handler(RequestHandler):
         def log_request(self, code: Any = "-", size: Any = "-") -> None:
             # An unreadable request line has no path.
             path = getattr(self, "path", "-")

@@ -81,7 +81,9 @@ def signed_bytes(body: bytes, timestamp: bytes | None = None) -> dict[str, str |
 
 
 def assert_refused(answer: Answer, error: str, status: int = 500) -> None:
-    assert (answer.status, answer.body) == (status, {"success": False, "error": error, "message": FAILURE_MESSAGE})
+    ours = {"success": False, "error": error, "message": FAILURE_MESSAGE}
+    # Nobody can change API Gateway's answer to a request that is too large.
+    assert (answer.status, answer.body) == (status, {"message": error} if status == 413 else ours)
 
 
 def assert_untouched(guarded: Guarded, order_id: str) -> None:
@@ -167,17 +169,17 @@ def test_the_banks_signature_of_another_time_is_refused(
     [
         ("webhook-signature", "v1," + base64.b64encode(bytes(32)).decode(), MISMATCH),
         ("webhook-id", "msg_2", MISMATCH),
-        ("webhook-timestamp", "1", NO_TIME),
+        ("webhook-timestamp", "1", TIME_OFF),
+        ("Webhook-Id", "msg_2", MISMATCH),
     ],
 )
-@pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
-def test_a_header_that_appears_twice_counts_as_neither(
-    guarded: Guarded, body: str, order_id: str, header: str, other: str, error: str, is_first: bool
+def test_of_a_header_that_appears_twice_the_last_value_counts(
+    guarded: Guarded, genuine: str, order_id: str, header: str, other: str, error: str
 ) -> None:
-    headers = list(signed(body).items())
-    headers.insert(0 if is_first else len(headers), (header, other))
-    assert_refused(guarded.send(body, headers), error)
-    assert_untouched(guarded, order_id)
+    headers = list(signed(genuine).items())
+    assert_refused(guarded.send(genuine, [*headers, (header, other)]), error)
+    assert_untouched(guarded, GENUINE + order_id)
+    assert guarded.send(genuine, [(header, other), *headers]).status == 200
 
 
 @pytest.mark.parametrize(
@@ -633,7 +635,8 @@ def test_a_caller_outside_the_allow_list_is_refused_even_with_the_key(
     guarded: Guarded, body: str, order_id: str, claim: str
 ) -> None:
     answer = guarded.send(body, signed(body) | {claim: "127.0.0.1"}, source="127.0.0.2")
-    assert_refused(answer, "User: anonymous is not authorized to perform: execute-api:Invoke", 403)
+    assert answer.body["error"].startswith("User: anonymous is not authorized to perform: execute-api:Invoke on ")
+    assert_refused(answer, answer.body["error"], 403)
     assert_untouched(guarded, order_id)
 
 

@@ -49,9 +49,9 @@ def test_the_document_has_the_deployed_paths_and_methods() -> None:
 
 def test_the_document_has_every_status_that_the_api_answers() -> None:
     own = {response.get("statusCode") for response in API["x-amazon-apigateway-gateway-responses"].values()} - {None}
-    # API Gateway's own status for an address that is not on the allow list.
+    # API Gateway's own statuses for an address that is not on the allow list and for more than 10 MB.
     assert "x-amazon-apigateway-policy" in API
-    assert set(OPERATION["responses"]) == set(DEPLOYED["responses"]) | own | {"403"}
+    assert set(OPERATION["responses"]) == set(DEPLOYED["responses"]) | own | {"403", "413"}
 
 
 def test_the_document_has_the_content_types_that_the_api_accepts() -> None:

@@ -1,6 +1,7 @@
 """API Gateway as local/gateway.py plays it, checked against AWS's documentation."""
 
 import copy
+import http.client
 import json
 import re
 import threading
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+from werkzeug.serving import make_server
 from werkzeug.test import Client, TestResponse
 
-from local.gateway import MAX_BODY_BYTES, Gateway, Throttle, read_deployed_api
+from local.gateway import MAX_BODY_BYTES, Gateway, RequestHandler, Throttle, read_deployed_api
 from tests.unit.kit import Json
 
 PATH = "/bankapp/callback"
@@ -161,6 +163,59 @@ def test_only_headers_on_the_allow_list_are_passed_on(client: Client, stepfuncti
     }
 
 
+Pairs = list[tuple[str, str]]
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        ([("webhook-id", "first"), ("user-agent", "a"), ("webhook-id", "last")], {"webhook-id": "last"}),
+        ([("Webhook-Id", "first"), ("webhook-id", "last")], {"webhook-id": "last"}),
+        ([("webhook-id", "first"), ("Webhook-Id", "last"), ("Webhook-Id", "x" * 9_000)], {"webhook-id": "x" * 1_024}),
+        ([("webhook-id", ""), ("x-signature", "\u00e9'\"\\")], {"webhook-id": "", "x-signature": "\u00e9'\"\\"}),
+    ],
+    ids=["twice", "in two cases", "long", "not ASCII"],
+)
+def test_each_header_has_one_value_however_it_is_sent(
+    api: Json, stepfunctions: StepFunctions, sent: Pairs, received: dict[str, str]
+) -> None:
+    server = make_server("127.0.0.1", 0, serve(api, stepfunctions), request_handler=RequestHandler)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.putrequest("POST", PATH, skip_accept_encoding=True)
+    for name, value in sent:
+        connection.putheader(name, value)
+    connection.putheader("Content-Length", "2")
+    connection.endheaders(b"{}")
+    assert connection.getresponse().status == 200
+    connection.close()
+    thread.join()
+    server.server_close()
+    (delivery,) = stepfunctions.deliveries()
+    assert {name: value for name, value in delivery["headers"].items() if name != "user-agent"} == received
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "x-http-method-override"])
+def test_a_header_replaces_the_method_of_a_post_and_of_no_other(
+    client: Client, stepfunctions: StepFunctions, name: str
+) -> None:
+    def status(method: str, override: str) -> int:
+        headers = {"Content-Type": "application/json", name: override}
+        return client.open(PATH, method=method, data=BODY, headers=headers).status_code
+
+    assert [status("POST", "GET"), status("GET", "POST"), status("POST", "POST")] == [404, 404, 200]
+    assert len(stepfunctions.calls) == 1
+
+
+def test_two_integration_responses_for_one_status_are_no_definition(api: Json) -> None:
+    definition = copy.deepcopy(api)
+    responses = definition["paths"][PATH]["post"]["x-amazon-apigateway-integration"]["responses"]
+    responses[r"5\d{2}"] = responses[r"[45]\d{2}"]
+    with pytest.raises(ValueError, match=r"^post /bankapp/callback has two integration responses for one status code$"):
+        serve(definition, StepFunctions())
+
+
 @pytest.mark.parametrize("status", [200, 500])
 def test_a_succeeded_execution_decides_its_answer(client: Client, stepfunctions: StepFunctions, status: int) -> None:
     stepfunctions.outcome = succeeded(status)
@@ -263,7 +318,11 @@ def test_any_other_caller_is_refused_and_starts_nothing(
     client = Client(serve(api_with(AllowedSourceIps=allowed), stepfunctions))
     response = post(client, source_ip=source_ip)
     assert response.status_code == 403
-    assert refusal(response) == "User: anonymous is not authorized to perform: execute-api:Invoke"
+    assert re.fullmatch(
+        r"User: anonymous is not authorized to perform: execute-api:Invoke on resource: arn:aws:execute-api:"
+        r"ap-southeast-1:\*{8}0000:local/local/POST/bankapp/callback with an explicit deny",
+        refusal(response),
+    )
     assert stepfunctions.calls == []
 
 
@@ -334,8 +393,7 @@ def test_json_is_accepted_by_any_of_its_names_and_without_one(
 
 def test_a_request_over_10_mb_is_too_large(client: Client, stepfunctions: StepFunctions) -> None:
     response = post(client, b"a" * (MAX_BODY_BYTES + 1))
-    assert response.status_code == 413
-    assert refusal(response) == "Request Too Long"
+    assert (response.status_code, response.json) == (413, {"message": "Request Too Long"})
     assert stepfunctions.calls == []
 
 
