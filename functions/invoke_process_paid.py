@@ -18,6 +18,7 @@ from callbacks.errors import (
     OrderPaidTwice,
     PaymentConflict,
 )
+from callbacks.shown import show
 from callbacks.tables import CallbackRecord, bind, longest_call
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
@@ -102,7 +103,7 @@ def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaCon
 def _require_no_other_payment(attempt: ledger.Attempt, context: LambdaContext) -> None:
     deadline.require(context, longest_call(ledger.Payments) + ledger.RELEASE_SECONDS)
     if other := ledger.find_other_payment(attempt):
-        raise OrderPaidTwice(PAID_TWICE.format(other))
+        raise OrderPaidTwice(PAID_TWICE.format(show(other)))
 
 
 def _find_contradiction(attempt: ledger.Attempt, context: LambdaContext) -> dict[str, str] | None:
@@ -110,9 +111,9 @@ def _find_contradiction(attempt: ledger.Attempt, context: LambdaContext) -> dict
     try:
         deadline.require(context, 2 * longest_call(ledger.Payments))
         if other := ledger.find_other_payment(attempt):
-            return {"error": "OrderPaidTwice", "message": PAID_TWICE.format(other)}
+            return {"error": "OrderPaidTwice", "message": PAID_TWICE.format(show(other))}
         if other := ledger.find_other_order(attempt):
-            return {"error": "PaymentIdReused", "message": f"The payment id was used for order {other} too"}
+            return {"error": "PaymentIdReused", "message": f"The payment id was used for order {show(other)} too"}
     except Exception as error:  # noqa: BLE001
         reason = f"Other payments could not be looked up: {type(error).__name__}"
         return {"error": "PaymentsNotCompared", "message": reason}

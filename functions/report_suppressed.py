@@ -8,6 +8,7 @@ from pynamodb.expressions.update import Action
 
 from callbacks import config, emails, sentry
 from callbacks.failure import Kind
+from callbacks.shown import show
 from callbacks.tables import Suppressed, bind, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
@@ -83,7 +84,15 @@ def _email(counts: list[Suppressed]) -> None:
 def _row(summary: Summary) -> tuple[str, ...]:
     _, step, error = summary.kind
     last = summary.last
-    return error, step, f"{summary.failures} more", summary.since, last.lastAt, last.lastOrder, last.lastRequest
+    return (
+        error,
+        step,
+        f"{summary.failures} more",
+        summary.since,
+        last.lastAt,
+        show(last.lastOrder),
+        show(last.lastRequest),
+    )
 
 
 def _send_to_sentry(counts: list[Suppressed]) -> None:
@@ -93,8 +102,8 @@ def _send_to_sentry(counts: list[Suppressed]) -> None:
             sentry.send(
                 summary.kind,
                 f"{summary.failures} more since {summary.since}, the last one at {last.lastAt}",
-                tags={"orderId": last.lastOrder},
-                contexts={"execution": {"requestId": last.lastRequest}},
+                tags={"orderId": show(last.lastOrder)},
+                contexts={"execution": {"requestId": show(last.lastRequest)}},
             )
         for count in summary.counts:
             count.sentToSentry = count.failures

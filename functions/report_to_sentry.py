@@ -4,6 +4,7 @@ from typing import Any
 
 from callbacks import sentry, windows
 from callbacks.failure import Failure
+from callbacks.shown import show
 from callbacks.telemetry import logger
 from callbacks.windows import Windows
 
@@ -27,8 +28,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     event_id = sentry.send(
         failure.kind,
         failure.message,
-        tags={"orderId": failure.order_id or "unknown", "chargeId": failure.charge_id or "unknown"},
-        contexts={"execution": {"arn": failure.execution_arn, "requestId": failure.request_id}},
+        tags={"orderId": show(failure.order_id), "chargeId": show(failure.charge_id)},
+        contexts={"execution": {"arn": failure.execution_arn, "requestId": show(failure.request_id)}},
     )
     remembered.remember(failure.kind, windows.begin(failure.request_id))
     return {"reported": True, "eventId": event_id}

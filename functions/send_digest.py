@@ -9,6 +9,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from callbacks import config, deadline, emails, queues
 from callbacks.failure import REFUSED_AT_ONCE
 from callbacks.queues import Lane
+from callbacks.shown import show
 from callbacks.tables import CallbackError, bind, read_while
 from callbacks.transient import translate_transient_errors
 
@@ -86,7 +87,7 @@ def _send(channel: str, oldest: list[CallbackError], digest: _Digest) -> str:
     if not digest.is_complete:
         introduction += " There are more: the error log could not be read to its end."
     rows = [
-        (row.orderId or "unknown", row.chargeId or "unknown", row.occurredAt, row.status, row.error, row.requestId)
+        (show(row.orderId), show(row.chargeId), row.occurredAt, row.status, row.error, show(row.requestId))
         for row in by_order
     ]
     subject = f"{channel} callback: waiting for operators: {digest.failures}"

@@ -6,6 +6,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from callbacks import alerts, deadline, emails
 from callbacks.failure import Failure
+from callbacks.shown import show
 from callbacks.tables import longest_call
 from callbacks.transient import repeat_once, translate_transient_errors
 
@@ -49,9 +50,9 @@ def _rows(failure: Failure) -> list[tuple[str, str]]:
         ("Step", failure.step),
         ("Error", failure.error),
         ("Message", failure.message),
-        ("Order", failure.order_id or "unknown"),
-        ("Charge", failure.charge_id or "unknown"),
+        ("Order", show(failure.order_id)),
+        ("Charge", show(failure.charge_id)),
         ("Time", failure.occurred_at),
-        ("Request", failure.request_id),
+        ("Request", show(failure.request_id)),
         ("Execution", failure.execution_arn),
     ]

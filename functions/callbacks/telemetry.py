@@ -1,5 +1,21 @@
 """Structured logs. They contain order and payment ids, never user ids, bodies, headers or secrets."""
 
-from aws_lambda_powertools import Logger
+from typing import Any
 
-logger = Logger(service="payment3-callback")
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+
+from callbacks.shown import show
+
+# What a caller chooses.
+IDS = ("orderId", "paymentId", "requestId")
+
+
+class _Formatter(LambdaPowertoolsFormatter):
+    """Shows ids as callbacks.shown does."""
+
+    def serialize(self, log: Any) -> str:
+        return super().serialize({name: show(log[name]) if name in IDS and log[name] else log[name] for name in log})
+
+
+logger = Logger(service="payment3-callback", logger_formatter=_Formatter())

@@ -73,7 +73,7 @@ def test_the_shards_of_a_kind_are_added_up_and_forgotten(
 ) -> None:
     counted()
     counted(kind="other shard", failures=5, since="2026-11-22T09:59:00.000Z", lastAt="2026-11-22T10:14:59.000Z")
-    counted(kind="another kind", error="<KeyError>", failures=1, lastOrder="unknown")
+    counted(kind="another kind", error="<KeyError>", failures=1, lastOrder="example.com")
     assert task.handler(EVENT, None) == {"failures": 26}
     (email,) = sent_emails(service)
     assert email["Message.Subject.Data"] == "[test] BankApp callback: 26 more failed"
@@ -81,7 +81,7 @@ def test_the_shards_of_a_kind_are_added_up_and_forgotten(
     assert headings == ["Error", "Step", "Failures", "Since", "Last", "Order", "Request"]
     since, last = "2026-11-22T09:59:00.000Z", "2026-11-22T10:14:59.000Z"
     assert rows == [
-        ["<KeyError>", KIND["step"], "1", "more", SINCE, LAST, "unknown", "8f7e6d5c"],
+        ["<KeyError>", KIND["step"], "1", "more", SINCE, LAST, r'"example\u002ecom"', "8f7e6d5c"],
         ["ServiceUnavailable", KIND["step"], "25", "more", since, last, "482500007436", "8f7e6d5c"],
     ]
     assert "<td>&lt;KeyError&gt;</td>" in email["Message.Body.Html.Data"]

@@ -113,11 +113,13 @@ def test_a_list_has_at_most_a_hundred_lines(task: Task) -> None:
     assert task.emails.MAX_LINES == 100
 
 
-def test_ids_are_escaped_and_nothing_private_is_sent(task: Task, waiting: Put, service: Service) -> None:
-    waiting("first", orderId="<b>1</b>", cause="the user b5f392f7", event='{"body": "secret"}')
+def test_no_id_is_a_link_and_nothing_private_is_sent(task: Task, waiting: Put, service: Service) -> None:
+    waiting("first", orderId="example.com", chargeId="<b>", cause="the user b5f392f7", event='{"body": "secret"}')
     task.handler(EVENT, context())
     (email,) = sent_emails(service)
-    assert "<td>&lt;b&gt;1&lt;/b&gt;</td>" in email["Message.Body.Html.Data"]
+    html, text = email["Message.Body.Html.Data"], email["Message.Body.Text.Data"]
+    assert r"<td>&quot;example\u002ecom&quot;</td><td>&quot;\u003cb\u003e&quot;</td>" in html
+    assert r'"example\u002ecom" "\u003cb\u003e"' in text
     assert not {"b5f392f7", "secret"} & set(" ".join(email.values()).split())
 
 

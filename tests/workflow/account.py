@@ -174,6 +174,8 @@ class Lambda:
         self.has_timed_out = False
         self.attempts: Counter[str] = Counter()
         self.answers: dict[str, Any] = {}
+        # What Lambda itself writes to the log of the tasks: each exception that leaves a handler.
+        self.log: list[str] = []
         for state in ("SendErrorEmail", "ReportToSentry"):
             self.replace_container(state)
 
@@ -264,6 +266,7 @@ class Lambda:
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": payload}
         except Exception as error:  # noqa: BLE001 Lambda answers for any exception
             trace = traceback.format_tb(error.__traceback__)
+            self.log.append(f"[ERROR] {type(error).__name__}: {error}\nTraceback (most recent call last):\n{trace}")
             payload = {"errorMessage": str(error), "errorType": type(error).__name__, "requestId": "8f5e"}
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": {**payload, "stackTrace": trace}}
         self.answers[state] = payload
