@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from callbacks import config, decisions, error_log, queues, redrives, request_ids, times, verdicts
+from callbacks import config, decisions, deliveries, error_log, queues, redrives, request_ids, times, verdicts
 from callbacks.decisions import Action
 from callbacks.failure import as_received
 from callbacks.tables import CallbackError, Status, bind, try_write
@@ -13,6 +13,8 @@ from callbacks.transient import translate_transient_errors
 # Longer than any redrive takes, so an expired claim belongs to a run that died.
 CLAIM_TIME = timedelta(minutes=5)
 MAX_EXCERPT_CHARACTERS = 4096
+# In place of a status: what was refused at once and is large was cut. It can only be dismissed.
+BODY_NOT_KEPT = "body not kept"
 
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
@@ -22,8 +24,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     Takes `requestId`, `isManual` (an operator may claim a failure that is not due or was given up) and `decision` (the
     operator's, or None; with it they may claim a resolved failure as well, and it is kept on the failure).
-    Returns `plan` (`redrive`, `give up`, `dismiss` or `skip`) and `status`; unless it is `skip`, also `attempt`
-    (from 1), `reason` (not to redrive, or None), `input` (the callback workflow's input, as text) and `executionName`.
+    Returns `plan` (`redrive`, `give up`, `dismiss` or `skip`) and `status`, or why it is not redriven; unless the plan
+    is `skip`, also `attempt` (from 1), `reason` (not to redrive, or None), `input` (the callback workflow's input, as
+    text) and `executionName`.
     Raises ServiceUnavailable.
     """
     decision: dict[str, str] | None = event.get("decision")
@@ -31,6 +34,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         row = ErrorLog.get(event["requestId"], consistent_read=True)
         delivery = _delivery(row, decision)
         plan, reason = _plan(row, delivery, decision)
+        if plan == "redrive" and deliveries.is_cut(delivery):
+            return {"plan": "skip", "status": BODY_NOT_KEPT}
         is_claimable = _is_claimable(row, event["isManual"], decision)
         if not is_claimable or not _claim(row, row.attempts if reason else row.attempts + 1, decision):
             return {"plan": "skip", "status": row.status}
@@ -39,7 +44,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "status": row.status,
         "attempt": row.attempts,
         "reason": reason,
-        "input": redrives.as_text(_excerpt(delivery) if reason else delivery),
+        "input": deliveries.as_text(_excerpt(delivery) if reason else delivery),
         "executionName": request_ids.execution_name(row.requestId, row.attempts),
     }
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from callbacks import queues, times
+from callbacks import deliveries, queues, times
 from callbacks.failure import Failure
 from callbacks.queues import Lane
 from callbacks.tables import CallbackError, CallbackRecord, Status, try_write
@@ -15,6 +15,13 @@ type ErrorLog = type[CallbackError]
 
 IS_NEW: Condition = CallbackError.status.does_not_exist()
 IS_RESOLVED: Condition = CallbackError.status == Status.RESOLVED
+
+# What the item of a refusal has at most when it is opened, as DynamoDB counts it: UTF-8 of names and values.
+MAX_REFUSAL_BYTES = 3 * 1024
+# Of it, what depends on nothing that a stranger chooses: all names, and the values of a fixed set or length.
+FIXED_BYTES = 500
+MAX_CAUSE_BYTES = 4096
+MAX_REFUSAL_CAUSE_BYTES = 512
 
 
 def failure_of(  # noqa: PLR0913 each names a part of the failure
@@ -67,6 +74,7 @@ def update_failure(log: ErrorLog, failure: Failure) -> None:
 
 def facts(failure: Failure) -> list[Action]:
     """Return what updates the item of a failure to what failed last."""
+    cause, event = _kept(failure)
     known: list[Action] = [
         CallbackError.functionName.set(failure.function_name),
         CallbackError.occurredAt.set(CallbackError.occurredAt | failure.occurred_at),
@@ -75,8 +83,9 @@ def facts(failure: Failure) -> list[Action]:
         CallbackError.executionArn.set(failure.execution_arn),
         CallbackError.step.set(failure.step),
         CallbackError.error.set(failure.error),
-        CallbackError.cause.set(failure.cause),
-        CallbackError.event.set(json.dumps(failure.event)),
+        CallbackError.cause.set(cause),
+        # A later failure must not cut what is whole.
+        CallbackError.event.set(CallbackError.event | event),
         CallbackError.lane.set(failure.lane),
         CallbackError.verdicts.set(failure.verdicts),
     ]
@@ -85,6 +94,16 @@ def facts(failure: Failure) -> list[Action]:
     if failure.charge_id is not None:
         known.append(CallbackError.chargeId.set(failure.charge_id))
     return known
+
+
+def _kept(failure: Failure) -> tuple[str, str]:
+    """Return as much of a failure's cause and delivery as its item keeps: little of a refusal, which anybody causes."""
+    if not failure.is_refused_at_once:
+        return deliveries.cut_to_bytes(failure.cause, MAX_CAUSE_BYTES), json.dumps(failure.event)
+    cause = deliveries.cut_to_bytes(failure.message, MAX_REFUSAL_CAUSE_BYTES)
+    chosen = [cause, failure.order_id, failure.charge_id, failure.request_id, failure.execution_arn]
+    room = MAX_REFUSAL_BYTES - FIXED_BYTES - sum(len((text or "").encode()) for text in chosen)
+    return cause, deliveries.as_short_text(failure.event, room)
 
 
 def waiting(channel: str, request_id: str, lane: str, moment: datetime) -> list[Action]:

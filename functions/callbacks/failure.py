@@ -61,6 +61,11 @@ class Failure:
         return self.error in FOR_OPERATORS
 
     @property
+    def is_refused_at_once(self) -> bool:
+        """Whether nothing shows that the callback comes from the bank: anybody can cause any number of these."""
+        return self.error in REFUSED_AT_ONCE
+
+    @property
     def lane(self) -> Lane:
         """The lane of the automatic redrives: what a stranger can cause must not delay anything else."""
         is_signed = self.verdicts.get("VerifySignature") == PASSED

@@ -1,11 +1,10 @@
 """When a failed delivery is redriven, in which lane, how often, and up to what size."""
 
 import json
-import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from callbacks import config
+from callbacks import config, deliveries
 from callbacks.queues import Lane
 
 FIRST_DELAY = timedelta(minutes=int(config.required("REDRIVE_DELAY_MINUTES")))
@@ -34,12 +33,6 @@ def is_last(attempt: float, lane: str) -> bool:
     return attempt >= MAX_ATTEMPTS[Lane(lane)]
 
 
-def as_text(delivery: Any) -> str:
-    """Return a delivery as JSON text, escaped only if it contains an unpaired surrogate, which UTF-8 cannot encode."""
-    text = json.dumps(delivery, ensure_ascii=False)
-    return json.dumps(delivery) if re.search("[\ud800-\udfff]", text) else text
-
-
 def is_too_large(delivery: Any) -> bool:
     """Return whether a delivery is larger than the healing workflow can hold."""
-    return len(json.dumps(as_text(delivery), ensure_ascii=False).encode()) > MAX_DELIVERY_BYTES
+    return len(json.dumps(deliveries.as_text(delivery), ensure_ascii=False).encode()) > MAX_DELIVERY_BYTES

@@ -45,6 +45,9 @@ PAID = {
     "headers": {"user-agent": "BankGateway/2.1", "webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmVk"},
 }
 
+# A map is larger than what it holds, and each of its members takes a byte more.
+NESTING_BYTES = 3 + 3
+
 # Status, body and headers.
 Answer = tuple[int, bytes, dict[str, str]]
 
@@ -159,6 +162,16 @@ def only(table: Table) -> Json:
     """Return the one item of a table."""
     (item,) = items(table)
     return item
+
+
+def size_of(value: Any) -> int:
+    """Return the bytes of an item, or of a value in it, as DynamoDB counts them: UTF-8 of names and values."""
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, dict):
+        return sum(len(name.encode()) + size_of(each) for name, each in value.items()) + NESTING_BYTES
+    # About a byte for each two digits, and one more.
+    return len(str(value)) // 2 + 2
 
 
 def from_now(**delta: float) -> str:

@@ -199,6 +199,25 @@ def test_the_report_of_a_delivery_that_is_too_large_is_short(task: Task, failed:
     assert len(task.handler(SCHEDULED, None)["input"]) < 5000
 
 
+CUT = {"body": '{"orderId": "1"', "bodyLength": 9000, "sourceIp": "203.0.113.7"}
+
+
+@pytest.mark.parametrize("action", [None, "again", "accept", "despite"])
+def test_a_delivery_whose_body_was_not_kept_is_left_as_it_is(
+    task: Task, error_log: Table, failed: Put, action: str | None
+) -> None:
+    before = failed(Lane.OPERATOR, error="InvalidSignature", event=json.dumps(CUT))
+    claim = decide(task, DECISION | {"action": action}) if action else task.handler(MANUAL, None)
+    assert claim == {"plan": "skip", "status": "body not kept"}
+    assert only(error_log) == before
+
+
+def test_a_delivery_whose_body_was_not_kept_can_be_dismissed(task: Task, error_log: Table, failed: Put) -> None:
+    failed(Lane.OPERATOR, error="InvalidSignature", event=json.dumps(CUT))
+    assert decide(task, DISMISSAL)["plan"] == "dismiss"
+    assert only(error_log)["status"] == "redriven"
+
+
 # The input of the redrive
 
 

@@ -1,11 +1,27 @@
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boto3.dynamodb.conditions import Key
 
 from callbacks.queues import Lane
-from tests.unit.kit import BeforeCall, Json, Load, Put, Service, Table, Task, context, items, only, operations, reported
+from tests.unit.kit import (
+    BeforeCall,
+    Json,
+    Load,
+    Put,
+    Service,
+    Table,
+    Task,
+    context,
+    items,
+    only,
+    operations,
+    reported,
+    size_of,
+)
 
 EVENTS = Path(__file__).parents[2] / "events"
 
@@ -84,6 +100,108 @@ def test_ids_that_cannot_be_found_are_not_on_the_item(
     assert item["requestId"] == failure["report"]["executionName"]
 
 
+# What is kept of a refusal
+
+SIGNED = {
+    "content-type": "application/json",
+    "user-agent": "Apache-HttpClient/4.5.13 (Java/11.0.20)",
+    "webhook-id": "msg_2KWPBgLlAfxdpt2AI54pPJ85f4W",
+    "webhook-timestamp": "1674087231",
+    "webhook-signature": "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+}
+LIMIT = 3 * 1024
+
+
+def refused(failure: Json, body: Any, *, message: str = "signature: does not match", **delivery: Any) -> Json:
+    """Return the failure of a delivery whose signature was refused."""
+    cause = {"errorMessage": message, "errorType": "InvalidSignature", "stackTrace": ["line"] * 50}
+    arn = "arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp-callback-production:"
+    skipped = {"verdict": "failed: ServiceUnavailable"}
+    report = failure["report"] | {
+        "failure": {"VerifySignature": {"Error": "InvalidSignature", "Cause": json.dumps(cause)}},
+        "checks": dict.fromkeys(["VerifySignature", "CrossCheckPayment", "InquirePayment"], skipped),
+        "executionArn": f"{arn}{failure['report']['executionName']}:8f7e6d5c-5b2f-4f6c-9a57-0a4f0d3f2f4e",
+    }
+    return {"report": report, "event": {"headers": SIGNED, **failure["event"], "body": body, **delivery}}
+
+
+def padded(size: int, filler: str = "x") -> str:
+    """Return a callback of so many bytes with a long message."""
+    ids = '{"orderId": "482500007436", "paymentId": "pay_bankapp_123", "userId": "u1", "success": true, "message": "'
+    room = size - len(ids) - len('"}')
+    return ids + filler * (room // len(filler.encode())) + '"}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [padded(190), padded(2048), padded(2048, "ก"), padded(190)[:-9], ""],
+    ids=["short", "2 KB", "Thai", "malformed", "empty"],
+)
+def test_a_refused_body_of_up_to_2_kb_is_kept_whole_with_what_a_redrive_needs(
+    task: Task, error_log: Table, failure: Json, body: str
+) -> None:
+    refusal = refused(failure, body, headers=SIGNED)
+    task.handler(refusal, None)
+    item = only(error_log)
+    kept = json.loads(item["event"])
+    # ClaimFailure puts the id and the time back.
+    assert kept | {"requestId": item["requestId"], "receivedAt": 1795341600000} == refusal["event"]
+    assert size_of(item) <= LIMIT
+
+
+# Each filler with the hostile members of the rest of a delivery: long ids, headers and messages.
+LONG = dict.fromkeys([*SIGNED, "x-signature"], "\x07" * 1024)
+
+
+@pytest.mark.parametrize("filler", ["x", '"', "\\", "\x01", "ก", "🎉", "\ud83c", "\u2028"], ids=ascii)
+@pytest.mark.parametrize("size", [600, 2400, 8192])
+def test_a_refusal_takes_at_most_3_kb_whatever_is_in_its_body(
+    task: Task, error_log: Table, failure: Json, filler: str, size: int
+) -> None:
+    ids = json.dumps({"orderId": "🎉" * 128, "paymentId": "ก" * 128}, ensure_ascii=False)[:-1]
+    for body in (filler * size, ids + filler * size):
+        for headers in ({}, SIGNED, LONG):
+            task.handler(refused(failure, body, message="ก" * 9999, headers=headers), None)
+            assert size_of(only(error_log)) <= LIMIT
+            error_log.delete_item(Key={"requestId": "8f7e6d5c"})
+
+
+def test_a_large_refused_body_leaves_its_beginning_and_its_digest(task: Task, error_log: Table, failure: Json) -> None:
+    body = padded(8192, "ก")
+    task.handler(refused(failure, body), None)
+    item = only(error_log)
+    kept = json.loads(item["event"])
+    assert body.startswith(kept.pop("body")[:500])
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    assert kept == {"bodyLength": len(body), "bodySha256": digest, "sourceIp": "203.0.113.7"}
+    assert (item["orderId"], item["cause"]) == ("482500007436", "signature: does not match")
+
+
+def test_only_what_is_refused_at_once_is_cut(task: Task, error_log: Table, failure: Json) -> None:
+    body = padded(8192)
+    for error in ("PaymentMismatch", "ServiceUnavailable", "OrderNotFound", "PaymentConflict"):
+        failure["report"]["failure"] = {"CrossCheckPayment": {"Error": error, "Cause": ""}}
+        task.handler(reported(failure, executionName=error) | {"event": {"body": body}}, None)
+    assert [json.loads(item["event"]) for item in items(error_log)] == [{"body": body}] * 4
+
+
+def test_a_delivery_that_was_accepted_is_not_cut_when_its_redrive_is_refused(
+    task: Task, error_log: Table, failure: Json
+) -> None:
+    failure["event"]["body"] = padded(8192)
+    task.handler(failure, None)
+    task.handler(refused(failure, padded(8192)), None)
+    item = only(error_log)
+    assert item["error"] == "InvalidSignature"
+    assert json.loads(item["event"]) == failure["event"]
+
+
+def test_a_long_cause_is_cut(task: Task, error_log: Table, failure: Json) -> None:
+    failure["report"]["failure"] = {"ValidateCallback": {"Error": "Lambda.Unknown", "Cause": "ก" * 32_768}}
+    task.handler(failure, None)
+    assert only(error_log)["cause"] == "ก" * (4096 // 3)
+
+
 # Status and plan
 
 
@@ -122,7 +240,7 @@ def test_a_refusal_opens_the_item_but_waits_for_an_operator(
     assert item["queuedAt"] == item["occurredAt"] == "2026-11-22T10:00:01.000Z"
 
 
-FACTS = {"executionArn", "step", "error", "cause", "event", "verdicts"}
+FACTS = {"executionArn", "step", "error", "cause", "verdicts"}
 
 
 @pytest.mark.parametrize("error", ["DispatchInProgress", "InvalidCallback"])
@@ -147,7 +265,6 @@ def test_a_later_failure_changes_the_error_but_not_the_plan(
     assert task.handler(failure, None) == {"reported": True}
     after = only(error_log)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == FACTS
-    assert json.loads(after["event"]) == failure["event"]
     assert after["verdicts"] == {"VerifySignature": "passed"}
     assert [after[name] for name in ("executionArn", "step", "error", "cause")] == [
         failure["report"]["executionArn"],
