@@ -4,6 +4,8 @@ import json
 from datetime import timedelta
 from typing import Any
 
+from pynamodb.expressions.update import Action as UpdateAction
+
 from callbacks import config, decisions, deliveries, error_log, queues, redrives, request_ids, times, verdicts
 from callbacks.decisions import Action
 from callbacks.failure import as_received
@@ -12,6 +14,8 @@ from callbacks.transient import translate_transient_errors
 
 # Longer than any redrive takes, so an expired claim belongs to a run that died.
 CLAIM_TIME = timedelta(minutes=5)
+# An item must not expire while its redrive has no outcome: if the redrive dies, nothing else may keep the delivery.
+MIN_DAYS_LEFT = 14
 MAX_EXCERPT_CHARACTERS = 4096
 # In place of a status: what was refused at once and is large was cut. It can only be dismissed.
 BODY_NOT_KEPT = "body not kept"
@@ -91,12 +95,22 @@ def _claim(row: CallbackError, attempt: float, decision: dict[str, str] | None) 
                 # If this run dies, the schedule finds the failure there.
                 *error_log.waiting(row.channel, row.requestId, row.lane, now + CLAIM_TIME),
                 *([kept.set((kept | []).append(new))] if new else []),
+                *_staying(row),
             ],
             condition=(CallbackError.attempts == row.attempts)
             & (CallbackError.status == row.status)
             & is_queued_as_read,
         )
     )
+
+
+def _staying(row: CallbackError) -> list[UpdateAction]:
+    """Return what keeps the item until the redrive has an outcome."""
+    expiration = CallbackError.expiration
+    if row.status == Status.RESOLVED:
+        return [expiration.remove()]
+    least = times.expiration(times.now(), MIN_DAYS_LEFT)
+    return [expiration.set(least)] if row.expiration and row.expiration < least else []
 
 
 def _delivery(row: CallbackError, decision: dict[str, str] | None) -> Any:

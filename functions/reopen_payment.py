@@ -113,8 +113,9 @@ def _open_after_redrive(failure: Failure, attempts: float) -> None:
     if row is not None and row.attempts != attempts:
         next_attempts = row.attempts + 1
         opening = error_log.opening(failure, redrives.due_after(next_attempts, times.now()), next_attempts)
+        actions = [*opening, CallbackError.expiration.remove()]
         # A later redrive finds the payment reopened.
-        try_write(lambda: row.update(actions=opening, condition=CallbackError.attempts == row.attempts))
+        try_write(lambda: row.update(actions=actions, condition=CallbackError.attempts == row.attempts))
 
 
 def _row(request_id: str) -> CallbackError | None:

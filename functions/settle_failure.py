@@ -103,16 +103,22 @@ def _settled(row: CallbackError, event: dict[str, Any], result: Result) -> list[
             CallbackError.status.set(Status.RESOLVED),
             CallbackError.queue.remove(),
             CallbackError.queuedAt.remove(),
+            # A refusal that is dismissed expires as one; what was accepted in the end is none.
+            *([] if "dismissal" in event["run"] else [CallbackError.expiration.remove()]),
         ]
     # The row has this redrive's error only if it was answered, and with something other than 200.
     is_refused = result.status_code not in {None, 200} and row.error in FOR_OPERATORS
     is_given_up = "reason" in event["run"]
+    # WriteErrorLog has decided whether a refusal expires. What has no such outcome may be the only trace of a payment.
+    staying = [] if is_refused else [CallbackError.expiration.remove()]
     # A decision counts for one redrive: if that fails, the operator decides again.
     if is_refused or (not is_given_up and row.is_decided(event["attempt"])):
-        return _waiting(row, Status.OPEN, Lane.OPERATOR, datetime.fromisoformat(row.occurredAt))
-    if is_given_up or redrives.is_last(event["attempt"], row.lane):
-        return _waiting(row, Status.GIVEN_UP, Lane.GIVEN_UP, datetime.fromisoformat(row.occurredAt))
-    return _waiting(row, Status.OPEN, row.lane, redrives.due_after(event["attempt"], times.now()))
+        waiting = _waiting(row, Status.OPEN, Lane.OPERATOR, datetime.fromisoformat(row.occurredAt))
+    elif is_given_up or redrives.is_last(event["attempt"], row.lane):
+        waiting = _waiting(row, Status.GIVEN_UP, Lane.GIVEN_UP, datetime.fromisoformat(row.occurredAt))
+    else:
+        waiting = _waiting(row, Status.OPEN, row.lane, redrives.due_after(event["attempt"], times.now()))
+    return [*waiting, *staying]
 
 
 def _waiting(row: CallbackError, status: Status, lane: str, moment: datetime) -> list[Action]:

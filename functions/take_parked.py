@@ -14,6 +14,7 @@ from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
 QUEUE_URL = config.required("PARKED_QUEUE_URL")
+REFUSAL_RETENTION_DAYS = int(config.required("REFUSAL_RETENTION_DAYS"))
 # As many as SQS returns at once.
 MESSAGES_PER_BATCH = 10
 
@@ -49,7 +50,8 @@ def _take(message: Message) -> bool:
     except Exception as error:  # noqa: BLE001 - whatever it holds, it must not stop the other messages
         logger.error("Parked message not understood", messageId=message["MessageId"], error=type(error).__name__)
         return False
-    is_new = error_log.open_failure(ErrorLog, failure, error_log.IS_NEW, redrives.first_due_at(failure.occurred_at))
+    due_at = redrives.first_due_at(failure.occurred_at)
+    is_new = error_log.open_failure(ErrorLog, failure, error_log.IS_NEW, due_at, REFUSAL_RETENTION_DAYS)
     logger.info("Parked delivery taken", requestId=failure.request_id, orderId=failure.order_id, isNew=is_new)
     return True
 

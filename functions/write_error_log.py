@@ -9,6 +9,8 @@ from callbacks.failure import Failure
 from callbacks.tables import CallbackError, bind, longest_call
 from callbacks.transient import repeat_once, translate_transient_errors
 
+REFUSAL_RETENTION_DAYS = int(config.required("REFUSAL_RETENTION_DAYS"))
+
 # Two writes fit into the function's time, even if the first of them failed fast before.
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), read_timeout=0.3)
 
@@ -22,10 +24,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """
     failure = Failure.from_event(event)
     due_at = redrives.first_due_at(failure.occurred_at)
+    condition = error_log.IS_NEW | error_log.IS_RESOLVED
     update_seconds = longest_call(ErrorLog)
     with translate_transient_errors():
         is_opened = repeat_once(
-            lambda: error_log.open_failure(ErrorLog, failure, error_log.IS_NEW | error_log.IS_RESOLVED, due_at),
+            lambda: error_log.open_failure(ErrorLog, failure, condition, due_at, REFUSAL_RETENTION_DAYS),
             context,
             2 * update_seconds,
         )

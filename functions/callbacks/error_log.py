@@ -58,12 +58,18 @@ def failure_of(  # noqa: PLR0913 each names a part of the failure
     )
 
 
-def open_failure(log: ErrorLog, failure: Failure, condition: Condition, due_at: datetime) -> bool:
+def open_failure(
+    log: ErrorLog, failure: Failure, condition: Condition, due_at: datetime, refusal_days: int | None = None
+) -> bool:
     """Write a failure that healing or an operator has to redrive; return False if its item does not meet `condition`.
 
+    A callback that is refused at once expires after `refusal_days`.
     Raises botocore's and PynamoDB's errors, as update_failure does.
     """
     actions = [*facts(failure), *opening(failure, due_at)]
+    if failure.is_refused_at_once and refusal_days is not None:
+        occurred_at = datetime.fromisoformat(failure.occurred_at)
+        actions.append(CallbackError.expiration.set(times.expiration(occurred_at, refusal_days)))
     return try_write(lambda: log(failure.request_id).update(actions=actions, condition=condition))
 
 
@@ -93,6 +99,8 @@ def facts(failure: Failure) -> list[Action]:
         known.append(CallbackError.orderId.set(failure.order_id))
     if failure.charge_id is not None:
         known.append(CallbackError.chargeId.set(failure.charge_id))
+    if not failure.is_refused_at_once:
+        known.append(CallbackError.expiration.remove())
     return known
 
 

@@ -146,7 +146,8 @@ class CallbackError(Model):
     `attempts` counts its redrives. `queue` (see callbacks.queues) and `queuedAt` exist until it is resolved: `queuedAt`
     is the time of its next redrive, or of its first failure while it waits for an operator. `lane` is the lane of its
     automatic redrives. `verdicts` are those of the checks, by their names; see callbacks.verdicts. `decisions` are the
-    operators', oldest first.
+    operators', oldest first. `event` is the delivery as first stored, see callbacks.deliveries. `expiration` is when
+    DynamoDB may delete the item, in seconds since 1970: that of a callback that was refused at once.
     """
 
     requestId = UnicodeAttribute(hash_key=True)
@@ -169,6 +170,7 @@ class CallbackError(Model):
     queuedAt = UnicodeAttribute(null=True)
     verdicts = MapAttribute[str, str](null=True)  # type: ignore[no-untyped-call]
     decisions = ListAttribute[Decision](of=Decision, null=True)
+    expiration = NumberAttribute(null=True)
 
     unresolved = Unresolved()
     byOrder = ByOrder()

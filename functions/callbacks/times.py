@@ -1,6 +1,6 @@
 """Times as stored and logged: UTC, ISO 8601, fixed width, so that text order is time order."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def now() -> datetime:
@@ -16,3 +16,8 @@ def iso(moment: datetime) -> str:
 def milliseconds(text: str) -> int:
     """Return the milliseconds since 1970 of a time that `iso` wrote."""
     return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def expiration(moment: datetime, days: int) -> int:
+    """Return the time so many days after a moment as DynamoDB's time to live counts it: in seconds since 1970."""
+    return int((moment + timedelta(days=days)).timestamp())
