@@ -18,7 +18,7 @@ ORDINARY := -m "not exhaustive"
 COVERAGE :=
 test: COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-.PHONY: help run demo redrive mark-dispatched test test-exhaustive unit workflow e2e check format-check lint types template deploy format lock clean
+.PHONY: help run demo redrive mark-dispatched personal-data test test-exhaustive unit workflow e2e check format-check lint types template deploy format lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 17
@@ -34,6 +34,9 @@ redrive: .venv/ready  ## Redrive failed deliveries; ARGS="--local --since …", 
 
 mark-dispatched: .venv/ready  ## Mark payments that another system has dispatched; ARGS=--help lists the options
 	@$(BIN)/python -m mark_dispatched $(ARGS)
+
+personal-data: .venv/ready  ## Export or erase what is stored of an order or a user; ARGS=--help lists the options
+	@$(BIN)/python -m personal_data $(ARGS)
 
 test: check unit workflow e2e  ## All checks and all tests; the fast ones must cover functions/ completely
 

@@ -121,20 +121,12 @@ def decide(
     question = QUESTIONS[decision["action"]].format(
         payment=failure["chargeId"] or "unknown", order=failure["orderId"] or "unknown"
     )
-    if not (is_confirmed or _is_yes(question)):
+    if not (is_confirmed or stacks.is_yes(question)):
         print("Nothing was changed.")
         return 1
     (outcome,) = _outcomes(_run(stepfunctions, machine_arn, selection))
     print(_line_of(outcome))
     return 0 if outcome["status"] == "resolved" else 1
-
-
-def _is_yes(question: str) -> bool:
-    try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        print()
-        return False
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

@@ -43,6 +43,15 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
     return f"AWS: {error}{hint}"
 
 
+def is_yes(question: str) -> bool:
+    """Ask the operator; return whether the answer is yes."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
 def output_of(cloudformation: Any, options: argparse.Namespace, key: str) -> str:
     """Return an output of the stack. Raises StackError if it has none of that name."""
     name = LOCAL_STACK if options.local else options.stack

@@ -17,6 +17,7 @@ from samcli.commands.deploy.command import cli as sam_deploy
 from samcli.yamlhelper import yaml_parse
 
 import mark_dispatched
+import personal_data
 import redrive
 from local.stack import REGION, ROOT
 from tests.commands import NEEDS_AWS, PAGES, README, SHELL, blocks, commands, readme_commands
@@ -36,6 +37,7 @@ RUN_BY = {
     "demo": "tests/e2e/test_run.py",
     "redrive": "tests/e2e/test_healing.py",
     "mark-dispatched": "tests/unit/test_mark_dispatched.py",
+    "personal-data": "tests/unit/test_personal_data.py",
     "deploy": "an operator: it needs AWS",
 }
 SAM = {"delete": sam_delete, "deploy": sam_deploy}
@@ -168,6 +170,12 @@ def test_each_marking_has_options_that_it_takes(command: str) -> None:
     assert options.file or options.records
 
 
+@pytest.mark.parametrize("command", [command for command in MAKE if command.startswith("make personal-data ")])
+def test_each_export_and_erasure_has_options_that_it_takes(command: str) -> None:
+    options = personal_data._parser().parse_args(shlex.split(dry_run(command).partition(" -m personal_data ")[2]))
+    assert options.action
+
+
 # The AWS CLI's commands, also those inside of another command's $( ) and those in a sentence.
 AWS = [
     *(command for *_, command in TYPED if command.startswith("aws ")),
@@ -211,7 +219,7 @@ def test_each_aws_command_has_the_parameters_that_its_operation_takes(command: s
     assert set(operation_of(service, operation).input_shape.required_members) <= set(parameters)
 
 
-@pytest.mark.parametrize("command", [command for command in AWS if command.startswith("aws dynamodb ")])
+@pytest.mark.parametrize("command", [command for command in AWS if re.match("aws dynamodb (query|get-item) ", command)])
 def test_each_dynamodb_command_finds_its_item_in_the_templates_tables(command: str) -> None:
     _, operation, parameters = parse_aws(command)
     item: dict[str, Any] = {
