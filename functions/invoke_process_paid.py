@@ -27,6 +27,7 @@ MAX_REPEATS = int(config.required("MAX_DISPATCH_REPEATS"))
 # What a slow invoke and then a slow write to finish the claim take, on open connections.
 DISPATCH_SECONDS = 1.5
 HOLD = "hold"
+RECORD_GONE = "An earlier delivery may have dispatched the payment, but its record is gone"
 PAID_TWICE = "Payment {} of the order was dispatched too"
 
 # No retry: if only the answer was lost, it would invoke twice.
@@ -144,12 +145,16 @@ def _invoke(function: str, payload: bytes) -> str:
 
 
 def _is_recorded(event: dict[str, Any], context: LambdaContext, delivery_id: str) -> bool:
-    """Return whether the record of a delivery of this order shows a dispatch."""
+    """Return whether the record of a delivery of this order shows a dispatch.
+
+    A delivery is recorded before it claims a payment. Raises DispatchUndecided if its record has expired or was erased:
+    it may have shown one.
+    """
     records = bind(CallbackRecord, event["table"])
     # If it does, the ledger is told.
     deadline.require(context, longest_call(records) + longest_call(ledger.Payments))
     try:
         record = records.get(event["callback"]["orderId"], delivery_id, consistent_read=True)
     except records.DoesNotExist:
-        return False
+        raise DispatchUndecided(RECORD_GONE) from None
     return record.dispatchedBy is not None

@@ -4,15 +4,18 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from callbacks import ledger, model, queues
+from callbacks import config, ledger, model, queues, times
 from callbacks.tables import CallbackRecord, bind, longest_call, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import repeat_once, translate_transient_errors
+
+RETENTION_DAYS = int(config.required("RECORD_RETENTION_DAYS"))
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Write the delivery to the channel's record table once, a paid one as waiting for its dispatch.
 
+    The record expires after so many days that healing has long found a paid one without a dispatch; 0 is never.
     Takes `channel`, `table`, `executionArn`, `delivery` (as ValidateCallback does), `callback` (what that returned)
     and `signature` (the verdict of VerifySignature).
     Returns `deliveryId`, `isNew` (false if an earlier attempt wrote the item) and `payment`: what the ledger says of
@@ -40,6 +43,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         executionArn=event["executionArn"],
         signature=event["signature"],
         undispatchedSince=ids["receivedAt"] if callback.success else None,
+        # From now, not from the receipt: a redrive may be late.
+        expiration=times.expiration(times.now(), RETENTION_DAYS) if RETENTION_DAYS else None,
     )
     with translate_transient_errors():
         look_up_seconds = longest_call(ledger.Payments)

@@ -18,6 +18,8 @@ SUCCEEDED = "SUCCEEDED"
 # In ASCII, so that a page of results has a known size.
 MAX_RESULT_CHARACTERS = 66
 
+RETENTION_DAYS = int(config.required("RECORD_RETENTION_DAYS"))
+
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
 # An error of StartSyncExecution itself that any delivery would get. Step Functions does not document the names that it
@@ -103,8 +105,7 @@ def _settled(row: CallbackError, event: dict[str, Any], result: Result) -> list[
             CallbackError.status.set(Status.RESOLVED),
             CallbackError.queue.remove(),
             CallbackError.queuedAt.remove(),
-            # A refusal that is dismissed expires as one; what was accepted in the end is none.
-            *([] if "dismissal" in event["run"] else [CallbackError.expiration.remove()]),
+            *_expiring(row, is_dismissed="dismissal" in event["run"]),
         ]
     # The row has this redrive's error only if it was answered, and with something other than 200.
     is_refused = result.status_code not in {None, 200} and row.error in FOR_OPERATORS
@@ -119,6 +120,15 @@ def _settled(row: CallbackError, event: dict[str, Any], result: Result) -> list[
     else:
         waiting = _waiting(row, Status.OPEN, row.lane, redrives.due_after(event["attempt"], times.now()))
     return [*waiting, *staying]
+
+
+def _expiring(row: CallbackError, *, is_dismissed: bool) -> list[Action]:
+    """Return what lets a resolved failure expire, like a record."""
+    if is_dismissed and row.expiration:
+        # It expires as the refusal that it is.
+        return []
+    expiration = CallbackError.expiration
+    return [expiration.set(times.expiration(times.now(), RETENTION_DAYS)) if RETENTION_DAYS else expiration.remove()]
 
 
 def _waiting(row: CallbackError, status: Status, lane: str, moment: datetime) -> list[Action]:

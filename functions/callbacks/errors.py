@@ -10,7 +10,8 @@ OperatorDecides                                 a redrive cannot help: an operat
   + PaymentMismatch      CrossCheckPayment,     the answer does not say why
                          InquirePayment
 + OrderPaidTwice         InvokeProcessPaid      held until an operator accepts or dismisses it
-+ DispatchUndecided      InvokeProcessPaid      the e-mail says how often the payment may have been dispatched
++ DispatchUndecided      InvokeProcessPaid      the e-mail says how often the payment may have been dispatched,
+                                                or that nothing shows it any more
 Unconfirmed                                     not confirmed yet: redriven by healing
 + OrderNotFound          CrossCheckPayment      retried once first
 + PaymentNotConfirmed    InquirePayment
@@ -58,7 +59,7 @@ class OrderPaidTwice(OperatorDecides):
 
 
 class DispatchUndecided(OperatorDecides):
-    """The payment may have been dispatched, and no repeat is allowed; the message says how often it may have been."""
+    """The payment may have been dispatched, and no repeat is allowed; the message says why."""
 
 
 class Unconfirmed(Exception):

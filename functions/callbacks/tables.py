@@ -60,6 +60,7 @@ class CallbackRecord(Model):
     arrival. `undispatchedSince` is the time of receipt while a paid delivery waits for its dispatch to be confirmed;
     then `dispatchedBy` is the delivery that was dispatched, this one or an earlier one of the same payment.
     `signature`, `crossCheck` and `inquiry` are the checks' verdicts: `skipped`, `passed`, or `failed: ` and why.
+    `expiration` is when DynamoDB may delete the item, in seconds since 1970.
     """
 
     orderId = UnicodeAttribute(hash_key=True)
@@ -83,6 +84,7 @@ class CallbackRecord(Model):
     inquiry = UnicodeAttribute(null=True)
     undispatchedSince = UnicodeAttribute(null=True)
     dispatchedBy = UnicodeAttribute(null=True)
+    expiration = NumberAttribute(null=True)
 
     undispatched = Undispatched()
 
@@ -147,7 +149,7 @@ class CallbackError(Model):
     is the time of its next redrive, or of its first failure while it waits for an operator. `lane` is the lane of its
     automatic redrives. `verdicts` are those of the checks, by their names; see callbacks.verdicts. `decisions` are the
     operators', oldest first. `event` is the delivery as first stored, see callbacks.deliveries. `expiration` is when
-    DynamoDB may delete the item, in seconds since 1970: that of a callback that was refused at once.
+    DynamoDB may delete the item, in seconds since 1970: a callback that was refused at once, or a resolved failure.
     """
 
     requestId = UnicodeAttribute(hash_key=True)

@@ -299,6 +299,7 @@ def test_a_table_outlives_its_stack_and_can_be_restored(logical_id: str) -> None
     assert properties["BillingMode"] == "PAY_PER_REQUEST"
     assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert properties["SSESpecification"] == {"SSEEnabled": True}
+    assert properties["DeletionProtectionEnabled"] is True
 
 
 # The keys of every table and index are compared with the models in tests/unit/test_tables.py.

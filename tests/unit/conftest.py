@@ -84,6 +84,7 @@ def isolate(patch: pytest.MonkeyPatch) -> None:
         "REDRIVE_ATTEMPTS": "8",
         "UNCONFIRMED_ATTEMPTS": "3",
         "REFUSAL_RETENTION_DAYS": "90",
+        "RECORD_RETENTION_DAYS": "0",
         "HEALING_MINUTES": "5",
         "HEALING_CONCURRENCY": "60",
         "DISPATCH_AGE_MINUTES": "2",

@@ -49,8 +49,10 @@ def ledger(table_of: TableOf) -> Table:
 
 
 @pytest.fixture
-def task(load: Load, tables: dict[str, str], service: Service) -> Task:  # noqa: ARG001
-    """The task with moto's DynamoDB and a Lambda that accepts every event."""
+def task(load: Load, records: Table, service: Service, callback: Json) -> Task:
+    """The task with moto's DynamoDB, in which both deliveries are recorded, and a Lambda that accepts every event."""
+    for delivery_id in (callback["deliveryId"], LATER):
+        records.put_item(Item={"orderId": callback["orderId"], "deliveryId": delivery_id})
     service.answers(202, **{"x-amzn-requestid": "request-1"})
     return load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=service.url)
 
@@ -223,7 +225,7 @@ def test_a_killed_attempt_keeps_its_claim_until_it_expires(
 def test_an_unfinished_dispatch_that_is_on_record_is_not_repeated(
     task: Task,
     ledger: Table,
-    table_of: TableOf,
+    records: Table,
     service: Service,
     callback: Json,
     before_invoke: BeforeInvoke,
@@ -238,10 +240,27 @@ def test_an_unfinished_dispatch_that_is_on_record_is_not_repeated(
         task.handler(event(callback), context())
     expire(ledger)
     record = {"orderId": callback["orderId"], "deliveryId": callback["deliveryId"], **recorded}
-    table_of("WalletCallbackRecordTable").put_item(Item=record)
+    records.put_item(Item=record)
     again = task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-2"))
     assert again["isDuplicate"] is (invokes == 0)
     assert len(service.requests) == invokes
+
+
+def test_an_unfinished_dispatch_whose_record_is_gone_is_left_to_an_operator(
+    task: Task, ledger: Table, records: Table, service: Service, callback: Json
+) -> None:
+    service.hangs()
+    with pytest.raises(DispatchUncertain):
+        task.handler(event(callback), context())
+    expire(ledger)
+    records.delete_item(Key={"orderId": callback["orderId"], "deliveryId": callback["deliveryId"]})
+    later = event(callback, deliveryId=LATER)
+    with pytest.raises(DispatchUndecided, match="its record is gone"):
+        task.handler(later, context(attempt="attempt-2"))
+    assert len(service.requests) == 1
+    service.released.set()
+    later["callback"]["decision"] = {"id": "decision-1", "action": "again"}
+    assert task.handler(later, context(attempt="attempt-3"))["dispatchedBy"] == LATER
 
 
 # Time

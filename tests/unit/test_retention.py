@@ -1,4 +1,4 @@
-"""When items expire: a callback that was refused at once does, a failure that is not resolved never."""
+"""When items expire: refusals, records and resolved failures do; a failure that is not resolved never."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import pytest
 
 from callbacks import times
 from callbacks.queues import Lane
-from tests.unit.kit import Json, Load, Put, Table, only
+from tests.sources import TABLES, table
+from tests.unit.kit import Json, Load, Put, Table, context, only
 from tests.unit.test_claim_failure import DECISION, DISMISSAL, MANUAL
 from tests.unit.test_settle_failure import DONE, FAILED, TIMED_OUT, event
 
@@ -110,6 +111,48 @@ def test_a_resolved_failure_that_fails_again_does_not_expire(
     assert (only(error_log)["status"], "expiration" in only(error_log)) == ("open", False)
 
 
-def test_dynamodb_deletes_what_has_expired_from_the_error_log(template: Json) -> None:
-    error_log = template["Resources"]["CallbackErrorLogTable"]["Properties"]
-    assert error_log["TimeToLiveSpecification"] == {"AttributeName": "expiration", "Enabled": True}
+# Records and resolved failures
+
+
+@pytest.mark.parametrize("is_paid", [True, False])
+@pytest.mark.parametrize("days", [0, 90])
+def test_a_record_expires_so_many_days_after_it_is_stored(
+    load: Load, records: Table, callback: Json, days: int, is_paid: bool
+) -> None:
+    name = table("WalletCallbackRecordTable")["TableName"]
+    delivery = {"channel": "BankApp", "table": name, "executionArn": "arn", "signature": "skipped"}
+    task = load("save_callback_record", RECORD_RETENTION_DAYS=str(days))
+    task.handler({**delivery, "callback": {**callback, "success": is_paid}}, context())
+    expiration = only(records).get("expiration")
+    assert expiration is None if days == 0 else is_in_days(expiration, days)
+
+
+@pytest.mark.parametrize("days", [0, 90])
+@pytest.mark.parametrize("run", [DONE, DISMISSED], ids=["done", "dismissed"])
+def test_a_resolved_failure_expires_so_many_days_after_it_is_resolved(
+    load: Load, error_log: Table, failed: Put, run: Json, days: int
+) -> None:
+    failed(status="redriven", attempts=1)
+    load("settle_failure", RECORD_RETENTION_DAYS=str(days)).handler(event(run), None)
+    expiration = only(error_log).get("expiration")
+    assert expiration is None if days == 0 else is_in_days(expiration, days)
+
+
+@pytest.mark.parametrize("run", [FAILED, TIMED_OUT], ids=["failed", "timed out"])
+def test_a_failure_that_is_not_resolved_never_expires(load: Load, error_log: Table, failed: Put, run: Json) -> None:
+    failed(status="redriven", attempts=1)
+    load("settle_failure", RECORD_RETENTION_DAYS="90").handler(event(run), None)
+    assert "expiration" not in only(error_log)
+
+
+def test_healing_has_weeks_to_find_a_record_before_it_expires(template: Json) -> None:
+    _, shortest, *_ = template["Parameters"]["RecordRetentionDays"]["AllowedValues"]
+    parked = template["Resources"]["ParkedQueue"]["Properties"]["MessageRetentionPeriod"]
+    assert shortest * DAY > 6 * parked
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_dynamodb_deletes_what_has_expired_but_nothing_of_the_ledger(template: Json, name: str) -> None:
+    properties = template["Resources"][name]["Properties"]
+    expiring = {"AttributeName": "expiration", "Enabled": True}
+    assert properties.get("TimeToLiveSpecification") == (None if name == "PaymentLedgerTable" else expiring)
