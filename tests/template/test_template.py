@@ -146,6 +146,19 @@ def test_the_callback_machine_is_express_and_logs_its_history_for_the_console() 
     assert name.startswith("/aws/vendedlogs/states/")
 
 
+def test_the_histories_of_healing_hold_no_delivery_unless_all_histories_do() -> None:
+    assert RESOURCES["BankAppHealing"]["Properties"]["Logging"]["IncludeExecutionData"] == {"Ref": "LogExecutionData"}
+    # The console shows the input and output of each redrive, and all data of a Standard execution, whatever is logged.
+    redrive = STATES["healing"]["RedriveEach"]
+    processor = redrive["ItemProcessor"]
+    assert processor["ProcessorConfig"] == {"Mode": "DISTRIBUTED", "ExecutionType": "EXPRESS"}
+    assert set(redrive["ItemSelector"]) == {"requestId.$", "isManual.$", "decision.$"}
+    ends = [state for state in processor["States"].values() if state.get("End")]
+    shown = {"requestId.$", "status", "status.$", "attempts.$", "lastResult.$"}
+    assert all(set(state["Parameters"]) <= shown for state in ends)
+    assert len(ends) == 3
+
+
 def test_healing_runs_on_a_schedule() -> None:
     machine = RESOURCES["BankAppHealing"]["Properties"]
     assert machine["Type"] == "STANDARD"
@@ -167,6 +180,17 @@ def test_an_execution_that_cannot_report_itself_sets_off_an_alarm() -> None:
         ("BankAppCallback", "ExecutionsTimedOut", "GreaterThanThreshold", 0),
         ("BankAppHealing", "ExecutionsFailed", "GreaterThanThreshold", 2),
     }
+
+
+def test_a_log_that_grows_sets_off_an_alarm() -> None:
+    alarms = [alarm for alarm in ALARMS.values() if alarm["Namespace"] == "AWS/Logs"]
+    groups = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::Logs::LogGroup"]
+    assert [alarm["Dimensions"] for alarm in alarms] == [
+        [{"Name": "LogGroupName", "Value": {"Ref": group}}] for group in groups
+    ]
+    for alarm in alarms:
+        assert (alarm["MetricName"], alarm["Statistic"], alarm["Period"]) == ("IncomingBytes", "Sum", 3600)
+        assert alarm["Threshold"] == {"Ref": "LogBytesPerHour"}
 
 
 def test_a_dispatched_payment_that_is_not_processed_sets_off_an_alarm() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import ceil
 
 import pytest
 
@@ -16,6 +17,10 @@ WRITE_UNITS = 1000  # That a partition takes in a second.
 PER_SECOND = 1000
 CONTAINERS_PER_SECOND = 100  # That Lambda starts of a function: 1,000 in 10 seconds.
 STATE_BYTES = 256 * 1024
+# List prices of us-east-1, in USD: a GB of logs, a million write units, a GB stored for a month.
+LOG_PRICE, WRITE_PRICE, STORAGE_PRICE = 0.50, 0.625, 0.25
+# A failure with an order id enters both, in a write unit each.
+INDEXES = 2
 HISTORY_EVENTS = 25_000
 # A request id is API Gateway's, of some 16 characters, or the name of an execution.
 EXECUTION_NAME_CHARACTERS = 80
@@ -61,6 +66,35 @@ def test_no_key_takes_more_writes_than_a_partition_can() -> None:
     assert number(cell("alert table: a failure", 1)) == queues.SHARDS
     assert number(cell("alert table: a failure", 2)) == PER_SECOND / queues.SHARDS < WRITE_UNITS
     assert number(cell("alert table: the window", 2)) == CONTAINERS_PER_SECOND < WRITE_UNITS
+
+
+def test_a_flood_costs_what_the_page_says(load: Load) -> None:
+    per_day = default("ThrottleRate") * 24 * 60 * 60
+    assert f"at 50 a second, {per_day / 1e6:.2f} million" in PAGE
+    whole, cut = (number(cell("history of an execution", column)) * 1000 for column in (1, 2))
+    kept = load("callbacks.error_log").MAX_REFUSAL_BYTES
+    item = number(cell("item of the error log", 1)) * 1000
+    assert number(cell("item of the error log", 2)) == kept // 1000
+    for column, history, size in ((1, whole, item), (2, cut, kept)):
+        gigabytes = per_day * history / 1e9
+        assert cell("logs of a day", column) == f"{gigabytes:,.0f} GB, {gigabytes * LOG_PRICE:,.0f} USD"
+        units = ceil(size / 1024) + INDEXES
+        assert number(cell("write units for it", column)) == units
+        assert cell("writes of a day", column) == f"{per_day * units / 1e6 * WRITE_PRICE:.0f} USD"
+        stored = per_day * size / 1e9
+        assert cell("storage of a day", column).startswith(f"{stored:.0f} GB, {stored * STORAGE_PRICE:.0f} USD a month")
+    assert f"`RefusalRetentionDays` ({default('RefusalRetentionDays')})" in cell("storage of a day", 2)
+
+
+def test_the_alarm_on_the_logs_rings_when_the_page_says() -> None:
+    limit = default("LogBytesPerHour")
+    assert f"by default {limit / 1e9:.0f} GB, {limit / 1e9 * LOG_PRICE:.2f} USD" in PAGE
+    (paid,) = re.findall(r"each (\d+) kB", PAGE)
+    callbacks = limit / 1000 / int(paid)
+    assert f"{round(callbacks, -3):,.0f} paid callbacks" in PAGE
+    assert f"{callbacks / 3600:.0f} a second for an hour" in PAGE
+    refused = number(cell("history of an execution", 2)) * 1000
+    assert f"takes {limit / refused / default('ThrottleRate') / 60:.0f} minutes" in PAGE
 
 
 def test_request_ids_spread_evenly_over_the_shards() -> None:

@@ -43,6 +43,8 @@ def names(**parameters: str) -> dict[str, Any]:
                 known[name] = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{queue}"
                 known[f"{name}.Arn"] = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"
                 known[f"{name}.QueueName"] = queue
+            case "AWS::Logs::LogGroup":
+                known[name] = intrinsics.resolved(properties["LogGroupName"], known)
             case "AWS::Serverless::StateMachine":
                 machine = intrinsics.resolved(properties["Name"], known)
                 known[name] = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{machine}"
