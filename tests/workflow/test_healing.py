@@ -222,6 +222,23 @@ def test_a_payment_refused_for_its_message_before_is_dispatched_by_a_redrive(
     assert [record["message"] for record in workflow.records] == [message[:-1]]
 
 
+def test_a_large_callback_that_was_refused_is_not_redriven_without_its_body(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setitem(rules_of(workflow), "message", lambda _: "is not allowed")
+        workflow.run(delivery(1, message="m"))
+        workflow.run(delivery(2, message="m" * 4096))
+
+    outcome = results(workflow.heal(since="2020-01-01T00:00:00Z", refused=True))
+    assert outcome == {
+        "request-1": ("resolved", "200 BankApp callback recorded"),
+        "request-2": ("skipped", "body not kept"),
+    }
+    assert paid_orders(workflow) == ["order-1"]
+    assert status_of(workflow) == {"request-1": ("resolved", 1), "request-2": ("open", 0)}
+
+
 def test_an_operator_selects_one_delivery_one_order_or_a_time(workflow: Workflow) -> None:
     fail_to_dispatch(workflow, 1, 2, 3)
     since = workflow.errors[0]["occurredAt"]
