@@ -8,7 +8,7 @@ from typing import Any
 MAX_BEGINNING_CHARACTERS = 1024
 # Of an IPv6 address.
 MAX_ADDRESS_CHARACTERS = 45
-# Attributes of the failure have them too; ClaimFailure puts them back.
+# The failure has them as attributes too, and ClaimFailure puts them back.
 ELSEWHERE = {"requestId", "receivedAt"}
 
 
@@ -21,13 +21,13 @@ def as_text(delivery: Any) -> str:
 def as_short_text(delivery: Any, max_bytes: int) -> str:
     """Return a refused delivery as JSON text of at most so many bytes in UTF-8, whole if that is enough for it.
 
-    Otherwise it is cut: `body` is the beginning of the body, `bodyLength` the number of its characters, `bodySha256`
-    the SHA-256 of its UTF-8 in hex, and there are no headers. The API's request template cuts a body that is too large
-    in the same way, but has no digest.
+    If it is just enough, what stands ELSEWHERE is left out. Otherwise the delivery is cut: `body` is the beginning of
+    the body, `bodyLength` the number of its characters, `bodySha256` the SHA-256 of its UTF-8 in hex, and there are no
+    headers. The API's request template cuts a body that is too large in the same way, but has no digest.
     """
-    if isinstance(delivery, dict):
-        delivery = {name: value for name, value in delivery.items() if name not in ELSEWHERE}
     text = as_text(delivery)
+    if isinstance(delivery, dict) and len(text.encode()) > max_bytes:
+        text = as_text({name: value for name, value in delivery.items() if name not in ELSEWHERE})
     length = MAX_BEGINNING_CHARACTERS
     while length and len(text.encode()) > max_bytes:
         text = _compact(_cut(delivery, length))

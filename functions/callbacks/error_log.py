@@ -18,8 +18,8 @@ IS_RESOLVED: Condition = CallbackError.status == Status.RESOLVED
 
 # What the item of a refusal has at most when it is opened, as DynamoDB counts it: UTF-8 of names and values.
 MAX_REFUSAL_BYTES = 3 * 1024
-# Of it, what depends on nothing that a stranger chooses: all names, and the values of a fixed set or length.
-FIXED_BYTES = 500
+# Of it, all names, and the values that have always the same length.
+FIXED_BYTES = 270
 MAX_CAUSE_BYTES = 4096
 MAX_REFUSAL_CAUSE_BYTES = 512
 
@@ -109,8 +109,14 @@ def _kept(failure: Failure) -> tuple[str, str]:
     if not failure.is_refused_at_once:
         return deliveries.cut_to_bytes(failure.cause, MAX_CAUSE_BYTES), json.dumps(failure.event)
     cause = deliveries.cut_to_bytes(failure.message, MAX_REFUSAL_CAUSE_BYTES)
-    chosen = [cause, failure.order_id, failure.charge_id, failure.request_id, failure.execution_arn]
-    room = MAX_REFUSAL_BYTES - FIXED_BYTES - sum(len((text or "").encode()) for text in chosen)
+    texts = [
+        *(failure.request_id, failure.order_id, failure.charge_id, failure.execution_arn, failure.function_name),
+        # It is a part of the queue, too.
+        *(failure.channel, failure.channel, failure.step, failure.error, cause),
+        *failure.verdicts,
+        *failure.verdicts.values(),
+    ]
+    room = MAX_REFUSAL_BYTES - FIXED_BYTES - sum(len((text or "").encode()) for text in texts)
     return cause, deliveries.as_short_text(failure.event, room)
 
 

@@ -285,7 +285,7 @@ def test_a_refused_text_that_looks_like_a_template_is_kept_word_for_word(guarded
     (error,) = guarded.errors_of(answer)
     delivery = json.loads(error["event"])
     assert (delivery["body"], delivery["headers"]) == (text, {name.lower(): value for name, value in headers.items()})
-    assert set(delivery) == {"body", "sourceIp", "headers"}
+    assert set(delivery) == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
 
 
 DECISION = '{"id":"mine","action":"accept"}'
@@ -312,7 +312,7 @@ def test_no_input_decides_as_an_operator_does(
         )
         assert answer.status == 500
         (error,) = guarded.errors_of(answer)
-        assert set(json.loads(error["event"])) <= {"body", "requestId", "receivedAt", "sourceIp", "headers"}
+        assert set(json.loads(error["event"])) == {"body", "requestId", "receivedAt", "sourceIp", "headers"}
     assert guarded.payloads_of(order_id) == [genuine]
 
 

@@ -107,7 +107,8 @@ SIGNED = {
     "user-agent": "Apache-HttpClient/4.5.13 (Java/11.0.20)",
     "webhook-id": "msg_2KWPBgLlAfxdpt2AI54pPJ85f4W",
     "webhook-timestamp": "1674087231",
-    "webhook-signature": "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+    # With the old key and the new one.
+    "webhook-signature": " ".join(["v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="] * 2),
 }
 LIMIT = 3 * 1024
 
