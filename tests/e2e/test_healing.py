@@ -27,9 +27,13 @@ def fail_to_dispatch(local: Local, body: str) -> Answer:
 
 
 def redrive(local: Local, *options: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command as an operator does, who types an answer to its question."""
+    return run_command(local, "redrive", *options, typed=typed)
+
+
+def run_command(local: Local, module: str, *options: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command as an operator does, who types an answer to its question."""
     return subprocess.run(
-        [sys.executable, "-m", "redrive", "--local", *options],
+        [sys.executable, "-m", module, "--local", *options],
         cwd=ROOT,
         env=os.environ | {"AWS_PORT": str(local.stack.aws_port)},
         input=typed,
@@ -59,6 +63,20 @@ def test_an_operator_lists_failures_redrives_one_and_sees_the_outcome(
     again = redrive(local, "--request", request_id)
     assert again.returncode == 1
     assert again.stdout == f"Nothing to redrive: no failed delivery {request_id}, or it is resolved.\n"
+
+
+def test_an_operator_exports_and_erases_what_is_stored_of_a_user(
+    local: Local, make_body: MakeBody, order_id: str
+) -> None:
+    user = f"user-of-{order_id}"
+    body = make_body(userId=user, success=False)
+    assert local.post(body).status == 200
+    exported = run_command(local, "personal_data", "export", "--user", user)
+    assert exported.returncode == 0, exported.stderr
+    assert [json.loads(line)["body"] for line in exported.stdout.splitlines()] == [body]
+    erased = run_command(local, "personal_data", "erase", "--user", user, typed="y\n")
+    assert erased.returncode == 0, erased.stderr
+    assert local.records_of(order_id) == []
 
 
 def test_a_delivery_is_redriven_by_the_id_of_its_last_redrive(local: Local, make_body: MakeBody, order_id: str) -> None:
