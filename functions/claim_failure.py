@@ -17,7 +17,7 @@ CLAIM_TIME = timedelta(minutes=5)
 # An item must not expire while its redrive has no outcome: if the redrive dies, nothing else may keep the delivery.
 MIN_DAYS_LEFT = 14
 MAX_EXCERPT_CHARACTERS = 4096
-# In place of a status: what was refused at once and is large was cut. It can only be dismissed.
+# Of what was refused at once and is large, and of what the API cut. It can only be dismissed.
 BODY_NOT_KEPT = "body not kept"
 
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
@@ -38,7 +38,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         row = ErrorLog.get(event["requestId"], consistent_read=True)
         delivery = _delivery(row, decision)
         plan, reason = _plan(row, delivery, decision)
-        if plan == "redrive" and deliveries.is_cut(delivery):
+        if reason == BODY_NOT_KEPT and queues.lane_of(row.queue) not in queues.AUTOMATIC:
             return {"plan": "skip", "status": BODY_NOT_KEPT}
         is_claimable = _is_claimable(row, event["isManual"], decision)
         if not is_claimable or not _claim(row, row.attempts if reason else row.attempts + 1, decision):
@@ -57,6 +57,8 @@ def _plan(row: CallbackError, delivery: Any, decision: dict[str, str] | None) ->
     """Return what to do with the failure, and the reason unless that is a redrive."""
     if decision is not None and decision["action"] == Action.DISMISS:
         return "dismiss", f"dismissed by {decision['by']}"
+    if deliveries.is_cut(delivery):
+        return "give up", BODY_NOT_KEPT
     if redrives.is_too_large(delivery):
         return "give up", "The delivery is too large to redrive"
     # An ordinary redrive would find the payment dispatched, and hide that the decision may not be carried out.

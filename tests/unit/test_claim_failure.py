@@ -212,6 +212,14 @@ def test_a_delivery_whose_body_was_not_kept_is_left_as_it_is(
     assert only(error_log) == before
 
 
+@pytest.mark.parametrize("event", [SCHEDULED, MANUAL], ids=["by the schedule", "by an operator"])
+def test_a_cut_delivery_that_is_due_is_given_up(task: Task, error_log: Table, failed: Put, event: Json) -> None:
+    failed(event=json.dumps(CUT))
+    claim = task.handler(event, None)
+    assert (claim["plan"], claim["attempt"], claim["reason"]) == ("give up", 0, "body not kept")
+    assert only(error_log)["attempts"] == 0
+
+
 def test_a_delivery_whose_body_was_not_kept_can_be_dismissed(task: Task, error_log: Table, failed: Put) -> None:
     failed(Lane.OPERATOR, error="InvalidSignature", event=json.dumps(CUT))
     assert decide(task, DISMISSAL)["plan"] == "dismiss"
