@@ -10,6 +10,8 @@ import personal_data
 from tests.unit.conftest import USER_ID
 from tests.unit.kit import Client, Json, Load, Put, Table, TableOf, context, from_now, items
 from tests.unit.test_mark_dispatched import CloudFormation
+from tests.unit.test_save_callback_record import delivered
+from tests.unit.test_save_callback_record import event as to_save
 
 ORDER = "482500007436"
 OTHER = "another user"
@@ -37,9 +39,7 @@ def paid(load: Load, records: Table, ledger: Table, callback: Json) -> Put:
     save = load("save_callback_record")
 
     def put(user: str = USER_ID, order: str = ORDER, **changes: Any) -> Json:
-        stored = {**callback, "orderId": order, "userId": user}
-        common = {"channel": "BankApp", "table": records.name, "executionArn": "arn", "signature": "skipped"}
-        save.handler({**common, "callback": stored}, context())
+        save.handler(to_save(callback, delivered(orderId=order, userId=user)), context())
         key = {"orderId": order, "deliveryId": callback["deliveryId"]}
         record: Json = records.get_item(Key=key)["Item"]
         del record["undispatchedSince"]

@@ -6,9 +6,11 @@ import pytest
 
 from callbacks import times
 from callbacks.queues import Lane
-from tests.sources import TABLES, table
+from tests.sources import TABLES
 from tests.unit.kit import Json, Load, Put, Table, context, only
 from tests.unit.test_claim_failure import DECISION, DISMISSAL, MANUAL
+from tests.unit.test_save_callback_record import delivered
+from tests.unit.test_save_callback_record import event as to_save
 from tests.unit.test_settle_failure import DONE, FAILED, TIMED_OUT, event
 
 DAY = 24 * 60 * 60
@@ -26,7 +28,8 @@ def is_in_days(moment: Any, days: int) -> bool:
 
 
 def fails(failure: Json, error: str) -> Json:
-    return failure | {"failure": {"ValidateCallback": {"Error": error, "Cause": ""}}}
+    failure["report"]["failure"] = {"ValidateCallback": {"Error": error, "Cause": ""}}
+    return failure
 
 
 # Refusals
@@ -119,10 +122,8 @@ def test_a_resolved_failure_that_fails_again_does_not_expire(
 def test_a_record_expires_so_many_days_after_it_is_stored(
     load: Load, records: Table, callback: Json, days: int, is_paid: bool
 ) -> None:
-    name = table("WalletCallbackRecordTable")["TableName"]
-    delivery = {"channel": "BankApp", "table": name, "executionArn": "arn", "signature": "skipped"}
     task = load("save_callback_record", RECORD_RETENTION_DAYS=str(days))
-    task.handler({**delivery, "callback": {**callback, "success": is_paid}}, context())
+    task.handler(to_save(callback, delivered(success=is_paid)), context())
     expiration = only(records).get("expiration")
     assert expiration is None if days == 0 else is_in_days(expiration, days)
 

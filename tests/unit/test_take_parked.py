@@ -41,7 +41,7 @@ def failures(failure: Json, count: int) -> list[Json]:
 def test_a_parked_failure_is_on_its_item_as_if_it_were_written_at_once(
     task: Task, load: Load, tables: dict[str, str], error_log: Table, queue: str, failure: Json, error: str
 ) -> None:
-    failure["failure"] = {"ValidateCallback": {"Error": error, "Cause": ""}}
+    failure["report"]["failure"] = {"ValidateCallback": {"Error": error, "Cause": ""}}
     park(queue, failure)
     assert task.handler({}, context()) == {"isEmpty": True}
     taken = only(error_log)
