@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,11 +20,11 @@ from uuid import uuid4
 
 import boto3
 import botocore
+from botocore.awsrequest import AWSPreparedRequest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from botocore.awsrequest import AWSPreparedRequest
 from moto import mock_aws
 from moto.core.models import botocore_stubber
 
@@ -50,7 +51,7 @@ class Account:
         return calls
 
 
-def kind_of(path: str, headers: Mapping[str, str], body: bytes) -> str:
+def kind_of(path: str, headers: Message, body: bytes) -> str:
     """Return the service and operation of a request, such as `dynamodb PutItem`."""
     if path.endswith("/invocations"):
         return f"lambda Invoke ({headers.get('X-Amz-Invocation-Type', 'RequestResponse')})"
@@ -121,7 +122,8 @@ def _aws_handler(account: Account) -> type[KeepAliveHandler]:
                 return 400, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(REFUSAL).encode()
             # A conditional write is atomic; moto lets other threads in between.
             with one_at_a_time:
-                status, headers, text = botocore_stubber.process_request(_as_sent_to_aws(self, body))
+                answer: Any = botocore_stubber.process_request(_as_sent_to_aws(self, body))
+            status, headers, text = answer
             return status, headers, text.encode() if isinstance(text, str) else text
 
     return Aws
@@ -150,8 +152,8 @@ def _as_sent_to_aws(request: BaseHTTPRequestHandler, body: bytes) -> AWSPrepared
     """Return a request with the service's host name, which its signature names."""
     scope = re.search(r"Credential=[^/]+/\d+/[^/]+/(\w+)/", request.headers["Authorization"])
     assert scope
-    host = f"{ {'ses': 'email'}.get(scope[1], scope[1])}.{REGION}.amazonaws.com"
-    headers = dict(request.headers) | {"Host": host}
+    host = f"{ {'ses': 'email'}.get(scope[1], scope[1]) }.{REGION}.amazonaws.com"
+    headers: Any = dict(request.headers) | {"Host": host}
     return AWSPreparedRequest("POST", f"https://{host}{request.path}", headers, body, False)
 
 
@@ -191,9 +193,7 @@ def _make_certificate(folder: Path) -> tuple[Path, Path, Path]:
     files = folder / "certificate.pem", folder / "key.pem", folder / "bundle.pem"
     files[0].write_bytes(own)
     files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     files[2].write_bytes(own + (Path(botocore.__file__).parent / "cacert.pem").read_bytes())
     return files

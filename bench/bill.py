@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.designs import BASELINE, BASELINE_FUNCTION, OURS
 from bench.log import billed_bytes, history_lines
-from bench.paths import SMALL, recorded
+from bench.paths import BASELINE, BASELINE_FUNCTION, OURS, SMALL, recorded
 from local.stack import ROOT
 from tests.sources import FUNCTIONS, RESOURCES, TEMPLATE
 

@@ -5,8 +5,8 @@ from statistics import median
 from typing import Any
 
 from bench import artefact
-from bench.designs import BASELINE, BASELINE_FUNCTION, OURS, Bench, is_expected
-from bench.paths import SMALL
+from bench.designs import Bench, is_expected
+from bench.paths import BASELINE, BASELINE_FUNCTION, OURS, SMALL
 from tests.sources import FUNCTIONS
 
 PATHS = ("paid", "declined", "refused", "failing")

@@ -8,21 +8,24 @@ from typing import Any
 
 from bench import artefact
 from bench.account import Account, serving_account
-from bench.paths import REQUEST_IDS, SMALL, body_of_path, numbered, proxy_event, recorded
+from bench.log import logging_config
+from bench.paths import (
+    BASELINE,
+    BASELINE_FUNCTION,
+    OURS,
+    REQUEST_IDS,
+    SMALL,
+    body_of_path,
+    numbered,
+    proxy_event,
+    recorded,
+)
 from bench.runtime import Container, Invocation
-from tests.sources import FUNCTIONS, TEMPLATE, timeout_of
+from tests.sources import FUNCTIONS, timeout_of
 from tests.workflow import engine
 
-OURS, BASELINE = "ours", "baseline"
-BASELINE_FUNCTION = "BankAppCallback"
 BASELINE_HANDLER = "bankappcallback.lambda_handler"
 Step = tuple[str, str]
-
-
-def logging_config() -> dict[str, str]:
-    """Return how the template lets Lambda log."""
-    config: dict[str, str] = TEMPLATE["Globals"]["Function"].get("LoggingConfig", {})
-    return config
 
 
 @dataclass

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.designs import BASELINE, OURS, Bench, logging_config
-from bench.paths import FORGED, LARGE, MEDIUM, SMALL, recorded
+from bench.paths import BASELINE, FORGED, LARGE, MEDIUM, OURS, SMALL, recorded
 from tests.sources import RESOURCES, TEMPLATE
+
+if TYPE_CHECKING:
+    from bench.designs import Bench
 
 # CloudWatch adds them to each event.
 EVENT_BYTES = 26
@@ -107,6 +109,12 @@ def history_lines(events: Sequence[Mapping[str, Any]], has_data: bool, arn: str 
     return lines
 
 
+def logging_config() -> dict[str, str]:
+    """Return how the template lets Lambda log."""
+    config: dict[str, str] = TEMPLATE["Globals"]["Function"].get("LoggingConfig", {})
+    return config
+
+
 def platform_lines(has_tracing: bool, config: Mapping[str, str]) -> list[str]:
     """Return what Lambda itself logs for one call."""
     if config.get("LogFormat") == "JSON":
@@ -115,7 +123,7 @@ def platform_lines(has_tracing: bool, config: Mapping[str, str]) -> list[str]:
     return [*first, report + (XRAY_LINE if has_tracing else "")]
 
 
-def measure(bench: Bench) -> dict[str, Any]:
+def measure(bench: "Bench") -> dict[str, Any]:
     """Return the bytes of each case by design: the execution's history and the functions' logs."""
     logging = RESOURCES["BankAppCallback"]["Properties"]["Logging"]
     is_on = TEMPLATE["Parameters"]["LogExecutionData"]["Default"] == "true"

@@ -11,6 +11,9 @@ from typing import Any
 
 from local.stack import ROOT
 
+OURS, BASELINE = "ours", "baseline"
+BASELINE_FUNCTION = "BankAppCallback"
+
 SMALL, MEDIUM, LARGE = 190, 2_000, 8_000
 # A body above the contract's limit, which anybody can send.
 FORGED = 32_000
@@ -49,7 +52,7 @@ def body_of_path(path: str, size: int) -> list[str]:
 
 
 def _padded(callback: dict[str, Any], size: int) -> str:
-    """Return a callback as JSON of exactly this size; a small one becomes longer by its message, a large one by notes."""
+    """Return a callback as JSON of exactly this size: a small one gets a longer message, a large one notes."""
     missing = size - len(json.dumps(callback))
     if missing > 200:
         callback["notes"] = ""
@@ -113,7 +116,7 @@ def numbered(payload: str, number: int) -> str:
 
 
 @cache
-def recorded() -> dict[str, Any]:
+def recorded() -> dict[tuple[str, int], dict[str, Any]]:
     """Return what each path does in the real state machines, by path and size, as bench/record_paths.py writes it."""
     with TemporaryDirectory(prefix="payment3-bench-") as folder:
         file = Path(folder, "paths.json")
@@ -129,4 +132,4 @@ def recorded() -> dict[str, Any]:
         if run.returncode:
             raise RuntimeError(f"The paths could not be recorded:\n{run.stdout[-3000:]}{run.stderr[-2000:]}")
         found = json.loads(file.read_text())
-    return {"states": found["states"]} | {(each["path"], each["size"]): each for each in found["paths"]}
+    return {(each["path"], each["size"]): each for each in found}

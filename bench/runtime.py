@@ -45,7 +45,12 @@ class Container:
     """
 
     def __init__(
-        self, code: Path, handler: str, environment: Mapping[str, str], runtime_client: Path, timeout_seconds: float = 30
+        self,
+        code: Path,
+        handler: str,
+        environment: Mapping[str, str],
+        runtime_client: Path,
+        timeout_seconds: float = 30,
     ) -> None:
         self._code, self._handler, self._runtime_client = code, handler, runtime_client
         self._environment, self._timeout = environment, timeout_seconds

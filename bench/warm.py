@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from statistics import median
 from typing import Any
 
-from bench.designs import BASELINE, OURS, Bench, is_expected
-from bench.paths import SMALL
+from bench.designs import Bench, is_expected
+from bench.paths import BASELINE, OURS, SMALL
 
 PATHS = ("paid", "duplicate", "declined", "refused", "failing", "idle")
 ROUNDS = 60

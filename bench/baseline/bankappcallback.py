@@ -71,15 +71,15 @@ class BaseCallbackProcessor:
 
     @property
     def order_id(self) -> str:
-        return self.fields["orderId"]
+        return str(self.fields["orderId"])
 
     @property
     def payment_id(self) -> str:
-        return self.fields["paymentId"]
+        return str(self.fields["paymentId"])
 
     @property
     def success(self) -> bool:
-        return self.fields["success"]
+        return bool(self.fields["success"])
 
     @property
     def response(self) -> dict[str, Any]:
