@@ -37,6 +37,7 @@ RUN_BY = {
     "redrive": "tests/e2e/test_healing.py",
     "mark-dispatched": "tests/unit/test_mark_dispatched.py",
     "deploy": "an operator: it needs AWS",
+    "bench": "whoever wants its numbers; tests/unit/test_bench.py holds its arithmetic",
 }
 SAM = {"delete": sam_delete, "deploy": sam_deploy}
 GLOBAL_AWS_OPTIONS = {"--query", "--output"}
