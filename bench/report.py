@@ -233,7 +233,7 @@ def _load(results: Results) -> str:
     growth = [
         *([f"body of {each['bytes']:,} bytes", f"{each['seconds']:.2f} s"] for each in load["growth"]["body"]),
         *(
-            [f"declined, {each['records']:,} records of its order", f"{each['seconds']:.2f} s"]
+            [f"duplicate, {each['records']:,} records of its order", f"{each['seconds']:.2f} s"]
             for each in load["growth"]["order"]
         ),
         *([f"{each['items']:,} records in the table", f"{each['seconds']:.2f} s"] for each in load["growth"]["table"]),
@@ -245,7 +245,7 @@ def _load(results: Results) -> str:
                 ["at once", "ours, a second", "median", "p95", "one Lambda, a second", "median", "p95"],
                 levels,
             ),
-            markdown(["one paid callback", "median"], growth),
+            markdown(["one callback", "median"], growth),
         ]
     )
 
