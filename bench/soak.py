@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.load import percentile_95
 from callbacks import times
+from callbacks.queues import Lane
 from tests.e2e.conftest import PARAMETERS, Answer, Local, running, without_permissions
 
 SENDERS = 4
@@ -158,8 +159,8 @@ def _heal(local: Local) -> None:
 
 def _open_failures(local: Local) -> list[dict[str, Any]]:
     """Return the failures that healing will redrive."""
-    errors = local.server.views.errors()
-    return [error for error in errors if error["status"] == "open" and error.get("lane") in {"healing", "unconfirmed"}]
+    lanes = (f"#{Lane.HEALING}", f"#{Lane.UNCONFIRMED}")
+    return [error for error in local.server.views.errors() if error.get("queue", "").endswith(lanes)]
 
 
 def _drain(local: Local) -> float:
