@@ -18,7 +18,7 @@ ORDINARY := -m "not exhaustive"
 COVERAGE :=
 test: COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-.PHONY: help run demo redrive mark-dispatched personal-data test test-exhaustive unit workflow e2e check format-check lint types template deploy format lock clean
+.PHONY: help run demo redrive mark-dispatched personal-data test test-exhaustive unit workflow e2e bench check format-check lint types template deploy format lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 17
@@ -51,6 +51,9 @@ workflow: .venv/ready  ## The state machines with the real handlers, in-process
 
 e2e: .venv/ready  ## HTTP against the local stack, with IAM enforced
 	@$(BIN)/python -m pytest $(ORDINARY) tests/e2e
+
+bench: .venv/ready  ## Compare with one Lambda that does everything: docs/benchmarks.md; ARGS="cold warm log load bill soak"
+	@PYTHONPATH=functions $(BIN)/python -m bench $(ARGS)
 
 check: format-check lint types template  ## Format, lint, types, template
 

@@ -39,6 +39,7 @@ RUN_BY = {
     "mark-dispatched": "tests/unit/test_mark_dispatched.py",
     "personal-data": "tests/unit/test_personal_data.py",
     "deploy": "an operator: it needs AWS",
+    "bench": "whoever wants its numbers; tests/unit/test_bench.py holds its arithmetic",
 }
 SAM = {"delete": sam_delete, "deploy": sam_deploy}
 GLOBAL_AWS_OPTIONS = {"--query", "--output"}

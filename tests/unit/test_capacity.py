@@ -16,6 +16,13 @@ PAGE = (ROOT / "docs/capacity.md").read_text()
 WRITE_UNITS = 1000  # That a partition takes in a second.
 PER_SECOND = 1000
 CONTAINERS_PER_SECOND = 100  # That Lambda starts of a function: 1,000 in 10 seconds.
+NEW_TABLE_WRITE_UNITS = 4000
+# What every account has at first.
+CONCURRENT_EXECUTIONS = 1000
+API_REQUESTS = 10_000
+RATES = (10, 100, 1000, 10_000)
+# On the record table a paid callback is put and confirmed, in the ledger claimed and finished.
+TABLE_WRITES = 2
 STATE_BYTES = 256 * 1024
 # List prices of us-east-1, in USD: a GB of logs, a million write units, a GB stored for a month.
 LOG_PRICE, WRITE_PRICE, STORAGE_PRICE = 0.50, 0.625, 0.25
@@ -125,3 +132,41 @@ def test_the_history_of_the_longest_run_stays_below_its_limit() -> None:
     assert set(loop) <= set(STATES["healing"])
     pages = 30 * 60 / 3
     assert pages * len(loop) * EVENTS_PER_TASK <= number(cell("25,000 events", 2)) < HISTORY_EVENTS
+
+
+def rates(label: str) -> list[float]:
+    """Return what the page says that each rate of RATES needs."""
+    return [number(cell(label, column)) for column in range(1, len(RATES) + 1)]
+
+
+def met_at(label: str) -> float:
+    return number(cell(label, len(RATES) + 2))
+
+
+def test_each_rate_needs_what_the_page_says() -> None:
+    assert rates("Paid callbacks a second") == list(RATES)
+    for label in ("the stage's throttle", "API Gateway: requests", "StartSyncExecution"):
+        assert rates(label) == list(RATES)
+    for label in ("DynamoDB, record table", "DynamoDB, ledger"):
+        assert rates(label) == [TABLE_WRITES * rate for rate in RATES]
+        assert met_at(label) * TABLE_WRITES == NEW_TABLE_WRITE_UNITS == number(cell(label, 5))
+    shards = f"each of {queues.SHARDS} shards of `undispatched`"
+    assert rates(shards) == [2 * rate / queues.SHARDS for rate in RATES]
+    assert met_at(shards) * 2 / queues.SHARDS == WRITE_UNITS == number(cell(shards, 5))
+    assert met_at("the stage's throttle") == number(cell("the stage's throttle", 5)) == default("ThrottleRate")
+    assert met_at("API Gateway: requests") == API_REQUESTS
+
+
+def test_each_rate_needs_functions_for_as_long_as_they_run() -> None:
+    milliseconds = {name: int(ms) for name, ms in re.findall(r"`(\w+)` (\d+) ms", PAGE)}
+    paid = ["ValidateCallback", "SaveCallbackRecord", "InvokeProcessPaid"]
+    assert list(milliseconds) == paid
+    for name in paid:
+        assert rates(f"of them `{name}`") == [rate * milliseconds[name] / 1000 for rate in RATES]
+    together = sum(milliseconds.values()) / 1000
+    assert rates("Lambda: all functions") == [pytest.approx(rate * together) for rate in RATES]
+    assert met_at("Lambda: all functions") * together == CONCURRENT_EXECUTIONS
+
+
+def test_the_log_grows_by_10_kilobytes_for_each_callback() -> None:
+    assert rates("log: GB a day") == [pytest.approx(rate * 10e3 * 86_400 / 1e9, abs=0.5) for rate in RATES]

@@ -1,0 +1,192 @@
+"""Load on the local stack, how the cost of a callback grows, and how long the stack takes to start.
+
+The emulator runs each function as a process on this machine, so its numbers say nothing about AWS beyond their shape.
+"""
+
+import io
+import json
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from threading import BoundedSemaphore
+from typing import Any
+from unittest.mock import patch
+
+from bench import artefact
+from bench.designs import BASELINE_HANDLER
+from bench.paths import BASELINE, LARGE, MEDIUM, OURS, SMALL, body_of_path, numbered, proxy_event
+from local import stack as local_stack
+from local.__main__ import post
+from local.server import Server, sentry_dsn, serving
+from local.stack import CONCURRENCY, REGION, Stack, free_ports
+
+LEVELS = (1, 4, 16, 32)
+LEVEL_SECONDS = 4
+PROBES = 7
+RECORDS_OF_AN_ORDER = (1, 100, 1_000, 10_000)
+TABLE_SIZES = (1_000, 10_000, 100_000, 1_000_000)
+# Filling ends here; the results say how far it came.
+FILL_SECONDS = 15
+# The stage's own throttle must not be what is measured.
+PARAMETERS = {"ThrottleRate": "100000", "ThrottleBurst": "100000"}
+Send = Callable[[str], int]
+
+
+def measure() -> dict[str, Any]:
+    with TemporaryDirectory(prefix="payment3-bench-") as builds, patch.object(local_stack, "BUILDS", Path(builds)):
+        started = time.monotonic()
+        with _running() as (stack, server):
+            first = time.monotonic() - started
+            senders = {OURS: _ours(server), BASELINE: _baseline(stack)}
+            levels = [
+                {"at_once": level} | {design: _load(send, level) for design, send in senders.items()}
+                for level in LEVELS
+            ]
+            growth = _growth(stack, senders[OURS])
+        started = time.monotonic()
+        with _running():
+            again = time.monotonic() - started
+    return {"levels": levels, "growth": growth, "start_seconds": {"first": first, "again": again}}
+
+
+def percentile_95(values: list[float]) -> float:
+    return quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else values[0]
+
+
+@contextmanager
+def _running() -> Iterator[tuple[Stack, Server]]:
+    aws_port, api_port = free_ports(2)
+    quiet = list[str]().append
+    with (
+        Stack(aws_port, sentry_dsn(api_port), parameters=PARAMETERS, report=quiet) as stack,
+        serving(stack, api_port, quiet) as server,
+    ):
+        yield stack, server
+
+
+def _ours(server: Server) -> Send:
+    return lambda body: post(server.url, body).status
+
+
+def _baseline(stack: Stack) -> Send:
+    """Deploy the baseline to the same emulator, and return what invokes it, as often at once as the gateway ours."""
+    code = artefact.build_baseline()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for file in code.rglob("*"):
+            if file.is_file():
+                archive.write(file, file.relative_to(code))
+    client = stack.client("lambda")
+    client.create_function(
+        FunctionName="bench-baseline",
+        Runtime="python3.12",
+        Handler=BASELINE_HANDLER,
+        Role=f"arn:aws:iam::{local_stack.ACCOUNT_ID}:role/bench",
+        Code={"ZipFile": buffer.getvalue()},
+        Timeout=30,
+        Environment={
+            "Variables": {
+                "RECORD_TABLE": stack.outputs["RecordTableName"],
+                "ERROR_LOG_TABLE": stack.outputs["ErrorLogTableName"],
+                "PROCESS_PAID_FUNCTION": f"payment3-process-paid-wallet-order-internal-{local_stack.BRANCH}",
+                "EMAIL_FROM": local_stack.EMAIL_FROM,
+                "EMAIL_TO": local_stack.EMAIL_TO,
+                "AWS_DEFAULT_REGION": REGION,
+            }
+        },
+    )
+    places = BoundedSemaphore(CONCURRENCY)
+
+    def send(body: str) -> int:
+        with places:
+            answer = client.invoke(FunctionName="bench-baseline", Payload=proxy_event(body, uuid.uuid4().hex[:16]))
+        return int(json.load(answer["Payload"])["statusCode"])
+
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        for status in pool.map(send, [_body(SMALL) for _ in range(2 * CONCURRENCY)]):
+            assert status == 200, "the baseline does not work on the emulator"
+    return send
+
+
+def _body(size: int) -> str:
+    """Return the body of a new payment of a new order."""
+    (body,) = body_of_path("paid", size)
+    return numbered(body, uuid.uuid4().int % 10**9)
+
+
+def _load(send: Send, level: int) -> dict[str, float]:
+    """Send callbacks for LEVEL_SECONDS, so many at once, and return answers a second and the seconds of an answer."""
+    deadline = time.monotonic() + LEVEL_SECONDS
+
+    def sender(_: int) -> list[float]:
+        seconds = []
+        while time.monotonic() < deadline:
+            started = time.monotonic()
+            status = send(_body(SMALL))
+            assert status == 200, f"answered {status}"
+            seconds.append(time.monotonic() - started)
+        return seconds
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(level) as pool:
+        seconds = [second for each in pool.map(sender, range(level)) for second in each]
+    elapsed = time.monotonic() - started
+    return {"per_second": len(seconds) / elapsed, "median": median(seconds), "p95": percentile_95(seconds)}
+
+
+def _growth(stack: Stack, send: Send) -> dict[str, list[dict[str, float]]]:
+    """Return the median seconds of one callback by size of its body, records of its order, and size of the table."""
+
+    def probe(make: Callable[[], str]) -> float:
+        seconds = []
+        for _ in range(PROBES):
+            started = time.monotonic()
+            send(make())
+            seconds.append(time.monotonic() - started)
+        return median(seconds)
+
+    bodies = [{"bytes": size, "seconds": probe(partial(_body, size))} for size in (SMALL, MEDIUM, LARGE)]
+    deadline = time.monotonic() + FILL_SECONDS
+    orders: list[dict[str, float]] = []
+    # Another payment of the order would be reported, so the same one is delivered again.
+    body = _body(SMALL)
+    send(body)
+    filled = 0
+    for count in RECORDS_OF_AN_ORDER:
+        filled += _fill(stack, count - filled, deadline, json.loads(body)["orderId"])
+        if filled < count:
+            break
+        orders.append({"records": count, "seconds": probe(partial(str, body))})
+    deadline = time.monotonic() + FILL_SECONDS
+    tables: list[dict[str, float]] = []
+    for count in TABLE_SIZES:
+        filled += _fill(stack, count - filled, deadline)
+        if filled >= count:
+            tables.append({"items": count, "seconds": probe(partial(_body, SMALL))})
+    tables.append({"items": filled, "seconds": probe(partial(_body, SMALL))})
+    return {"body": bodies, "order": orders, "table": tables}
+
+
+def _fill(stack: Stack, count: int, deadline: float, order_id: str = "") -> int:
+    """Put so many records into the record table, or fewer at the deadline; return how many."""
+    client, table = stack.client("dynamodb"), stack.outputs["RecordTableName"]
+    filled = 0
+    while filled < count and time.monotonic() < deadline:
+        batch = [
+            {
+                "orderId": {"S": order_id or uuid.uuid4().hex[:12]},
+                "deliveryId": {"S": f"2026-11-22T10:00:00.123Z#{uuid.uuid4().hex[:15]}"},
+                "channel": {"S": "BankApp"},
+            }
+            for _ in range(min(25, count - filled))
+        ]
+        client.batch_write_item(RequestItems={table: [{"PutRequest": {"Item": item}} for item in batch]})
+        filled += len(batch)
+    return filled

@@ -1,0 +1,327 @@
+"""Writes the numbers as one table, as the tables of docs/benchmarks.md, and as pictures beside it."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from bench.paths import BASELINE, OURS, SMALL
+from local.stack import ROOT
+from tests.sources import CALLBACK_TASKS, CHECKS
+
+PAGE = ROOT / "docs/benchmarks.md"
+BEFORE = ROOT / "bench/results/before.json"
+MARKERS = re.compile(r"(?<=<!-- bench -->\n).*(?=<!-- /bench -->)", re.DOTALL)
+COLOURS = {OURS: "#2f6f9f", BASELINE: "#c98b2b", "before": "#9fb7c9"}
+Results = Mapping[str, Any]
+Rows = Sequence[Sequence[str]]
+type Bars = Sequence[tuple[str, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number, and the most that it should be."""
+
+    label: str
+    unit: str
+    limit: float
+    read: Callable[[Results], float]
+    digits: int = 1
+
+    def show(self, results: Results) -> str:
+        value = self.value(results)
+        return "-" if value is None else f"{value:,.{self.digits}f}{self.unit}"
+
+    def value(self, results: Results) -> float | None:
+        try:
+            return self.read(results)
+        except KeyError:
+            return None
+
+    def verdict(self, results: Results) -> str:
+        value = self.value(results)
+        return "-" if value is None else "yes" if value <= self.limit else "no"
+
+
+def ratio(sums: Mapping[str, float]) -> float:
+    return sums[OURS] / sums[BASELINE]
+
+
+def case_of(results: Results, path: str, size: int) -> dict[str, Any]:
+    found: list[dict[str, Any]] = results["log"]["cases"]
+    return next(case for case in found if (case["path"], case["size"]) == (path, size))
+
+
+def slowest_start(results: Results) -> float:
+    """Return the CPU before the first event of the callback workflow's slowest function, as on an idle core."""
+    slowest = max(float(results["cold"]["functions"][name]["init_cpu_ms"]) for name in [*CALLBACK_TASKS, *CHECKS])
+    return slowest / float(results["cold"].get("slowness", 1))
+
+
+GOALS = [
+    Goal("cold CPU of the paid path, times the one Lambda's", "x", 1.4, lambda r: ratio(r["cold"]["paths"]["paid"]), 2),
+    Goal(
+        "warm CPU of the paid path, times the one Lambda's",
+        "x",
+        1.2,
+        lambda r: ratio({design: each["cpu_ms"] for design, each in r["warm"]["paid"].items()}),
+        2,
+    ),
+    Goal("the slowest task's cold start, CPU", " ms", 280, slowest_start, 0),
+    Goal(
+        "log of a paid callback of 190 bytes",
+        " KB",
+        10,
+        lambda r: float(case_of(r, "paid", SMALL)["total"]) / 1024,
+    ),
+    Goal(
+        "bill at a million paid callbacks a month, times the one Lambda's",
+        "x",
+        1.5,
+        lambda r: next(float(v["ratio"]) for v in r["bill"]["volumes"] if v["callbacks"] == 1_000_000),
+        2,
+    ),
+    Goal(
+        "zip of the largest function",
+        " MB",
+        15,
+        lambda r: max(float(each["mebibytes"]["zip"]) for each in r["cold"]["functions"].values()),
+    ),
+    Goal("start of the local stack, first", " s", 20, lambda r: float(r["load"]["start_seconds"]["first"]), 0),
+    Goal("start of the local stack, again", " s", 10, lambda r: float(r["load"]["start_seconds"]["again"]), 0),
+]
+
+
+def table(results: Results) -> str:
+    """Return all goals, each with today's number, as aligned text."""
+    rows = [["", "before", "today", "goal", "met"], *goal_rows(results)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def goal_rows(results: Results) -> list[list[str]]:
+    before = json.loads(BEFORE.read_text()) if BEFORE.exists() else {}
+    return [
+        [goal.label, goal.show(before), goal.show(results), f"at most {goal.limit:g}{goal.unit}", goal.verdict(results)]
+        for goal in GOALS
+    ]
+
+
+def write(results: Results) -> None:
+    """Write the tables between the page's markers, and the pictures."""
+    parts = [
+        markdown(["", "before", "today", "goal", "met"], goal_rows(results)),
+        *(section(results) for name, section in SECTIONS.items() if name in results),
+    ]
+    text = PAGE.read_text()
+    assert MARKERS.search(text), "docs/benchmarks.md has no markers"
+    page = MARKERS.sub(lambda _: "\n" + "\n".join(parts) + "\n", text)
+    PAGE.write_text(page)
+
+
+def markdown(headings: Sequence[str], rows: Rows) -> str:
+    """Return a table; all columns but the first are numbers."""
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [headings, rule, *rows])
+
+
+def _machine(results: Results) -> str:
+    machine, slowness = results["machine"], results["cold"].get("slowness", 1)
+    return (
+        f"Measured on {machine['cores']} cores ({machine['kind']}) on {machine['at'][:10]}. "
+        f"Python ran {slowness:.1f} times slower than on an idle core; the times below are not corrected by that.\n"
+    )
+
+
+def _cold(results: Results) -> str:
+    cold = results["cold"]
+    _draw("cold", "CPU of cold starts on a path, ms", list(cold["paths"].items()))
+    paths = [
+        [path, f"{sums[OURS]:.0f} ms", f"{sums[BASELINE]:.0f} ms", f"{ratio(sums):.2f}x"]
+        for path, sums in cold["paths"].items()
+    ]
+    functions = [
+        [
+            f"`{name}`",
+            f"{each['init_cpu_ms']:.0f} ms",
+            f"{max(calls):.0f} ms" if (calls := list(each["first_call_cpu_ms"].values())) else "-",
+            f"{each['mebibytes']['zip']:.1f} MB",
+            f"{each['mebibytes']['unpacked']:.1f} MB",
+        ]
+        for name, each in [*cold["functions"].items(), ("the one Lambda", cold["baseline"])]
+    ]
+    return "\n".join(
+        [
+            "### Cold starts\n",
+            _machine(results),
+            "![CPU of cold starts](bench-cold.svg)\n",
+            markdown(["path, every function cold", "ours", "one Lambda", "ratio"], paths),
+            markdown(["function", "until its first event", "slowest first call", "zip", "unpacked"], functions),
+        ]
+    )
+
+
+def _warm(results: Results) -> str:
+    warm = results["warm"]
+    bars = [(path, {name: each["cpu_ms"] for name, each in designs.items()}) for path, designs in warm.items()]
+    _draw("warm", "CPU of warm calls on a path, ms", bars)
+    rows = [
+        [
+            f"{path}, {'ours' if design == OURS else 'one Lambda'}",
+            f"{each['cpu_ms']:.1f} ms",
+            f"{each['wall_ms']:.1f} ms",
+            ", ".join(f"{count} {kind}" for kind, count in sorted(each["calls"].items())) or "none",
+        ]
+        for path, designs in warm.items()
+        for design, each in designs.items()
+    ]
+    headings = ["path", "CPU", "wall, against the local account", "calls to AWS"]
+    return "\n".join(["### Warm calls\n", "![CPU of warm calls](bench-warm.svg)\n", markdown(headings, rows)])
+
+
+def _log(results: Results) -> str:
+    cases = results["log"]["cases"]
+    bars = [
+        (f"{case['path']}, {case['size']:,} B", {OURS: case["total"], BASELINE: case["baseline"]}) for case in cases
+    ]
+    _draw("log", "Bytes logged for one callback, as billed", bars)
+    rows = [
+        [
+            f"{case['path']}, {case['size']:,} B",
+            f"{case['events']}",
+            f"{case['history']:,}",
+            f"{case['history_without_data']:,}",
+            f"{case['tasks']:,}",
+            f"{case['total']:,}",
+            f"{case['baseline']:,}",
+        ]
+        for case in cases
+    ]
+    headings = [
+        "callback",
+        "events",
+        "history, with data",
+        "history, without",
+        "functions",
+        "as deployed",
+        "one Lambda",
+    ]
+    return "\n".join(["### Log bytes\n", "![Bytes logged](bench-log.svg)\n", markdown(headings, rows)])
+
+
+def _load(results: Results) -> str:
+    load = results["load"]
+    levels = [
+        [
+            f"{level['at_once']}",
+            *(
+                cell
+                for design in (OURS, BASELINE)
+                for cell in (
+                    f"{level[design]['per_second']:.1f}",
+                    f"{level[design]['median']:.2f} s",
+                    f"{level[design]['p95']:.2f} s",
+                )
+            ),
+        ]
+        for level in load["levels"]
+    ]
+    growth = [
+        *([f"body of {each['bytes']:,} bytes", f"{each['seconds']:.2f} s"] for each in load["growth"]["body"]),
+        *(
+            [f"duplicate, {each['records']:,} records of its order", f"{each['seconds']:.2f} s"]
+            for each in load["growth"]["order"]
+        ),
+        *([f"{each['items']:,} records in the table", f"{each['seconds']:.2f} s"] for each in load["growth"]["table"]),
+    ]
+    return "\n".join(
+        [
+            "### Load on the local stack\n",
+            markdown(
+                ["at once", "ours, a second", "median", "p95", "one Lambda, a second", "median", "p95"],
+                levels,
+            ),
+            markdown(["one callback", "median"], growth),
+        ]
+    )
+
+
+def _bill(results: Results) -> str:
+    volumes = results["bill"]["volumes"]
+    _draw(
+        "bill",
+        "Dollars for a million paid callbacks",
+        [(f"{volume['callbacks']:,} a month", volume["total"]) for volume in volumes],
+    )
+    names = list(dict.fromkeys(name for volume in volumes for name in volume["per_million"][OURS]))
+
+    columns = [volume["per_million"][design] for volume in volumes for design in (OURS, BASELINE)]
+    rows = [[name, *(f"{column[name]:,.2f}" if column.get(name) else "-" for column in columns)] for name in names]
+    rows.append(["**total**", *(f"{sum(column.values()):,.2f}" for column in columns)])
+    ratios = [cell for volume in volumes for cell in (f"{volume['ratio']:.2f}x", "1x")]
+    rows.append(["ratio", *ratios])
+    headings = ["dollars a million"]
+    for volume in volumes:
+        headings += [f"{volume['callbacks']:,} a month, ours", "one Lambda"]
+    return "\n".join(["### The bill\n", "![The bill](bench-bill.svg)\n", markdown(headings, rows)])
+
+
+def _soak(results: Results) -> str:
+    soak = results["soak"]
+    rows = [
+        [label, f"{soak[name]:,}"]
+        for label, name in (
+            ("deliveries sent", "sent"),
+            ("answered", "answered"),
+            ("payments", "payments"),
+            ("of them recorded", "recorded"),
+            ("dispatched", "dispatched"),
+            ("lost", "lost"),
+            ("dispatched twice", "twice"),
+            ("dispatched that are no payment", "foreign"),
+        )
+    ]
+    rows += [[f"answers: {kind}", f"{count:,}"] for kind, count in soak["answers"].items()]
+    rows += [["median answer", f"{soak['median']:.2f} s"], ["p95", f"{soak['p95']:.2f} s"]]
+    headings = [f"{soak['minutes']:g} minutes", ""]
+    return "\n".join(["### The soak\n", markdown(headings, rows)])
+
+
+SECTIONS = {"cold": _cold, "warm": _warm, "log": _log, "load": _load, "bill": _bill, "soak": _soak}
+
+
+def _draw(name: str, title: str, bars: Bars) -> None:
+    (PAGE.parent / f"bench-{name}.svg").write_text(drawing(title, bars))
+
+
+def drawing(title: str, bars: Bars) -> str:
+    """Return an SVG picture of horizontal bars, one for each design in each group."""
+    left, width, thickness, gap, top = 190, 420, 14, 10, 56
+    longest = max(value for _, values in bars for value in values.values())
+    parts, y = [], top
+    for label, values in bars:
+        parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>')
+        for design, value in values.items():
+            length = max(1.0, value / longest * width)
+            number = f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+            parts.append(
+                f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{thickness}" fill="{COLOURS[design]}"/>'
+                f'<text x="{left + length + 5:.1f}" y="{y + 12}">{number}</text>'
+            )
+            y += thickness + 2
+        y += gap
+    legend = "".join(
+        f'<rect x="{left + 110 * place}" y="30" width="12" height="12" fill="{COLOURS[design]}"/>'
+        f'<text x="{left + 110 * place + 17}" y="41">{text}</text>'
+        for place, (design, text) in enumerate(((OURS, "ours"), (BASELINE, "one Lambda")))
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{y}" '
+        'font-family="sans-serif" font-size="12">\n'
+        f'<rect width="100%" height="100%" fill="white"/>\n<text x="8" y="18" font-size="14">{escape(title)}</text>\n'
+        f"{legend}\n" + "\n".join(parts) + "\n</svg>\n"
+    )

@@ -1,0 +1,188 @@
+"""The arithmetic of the benchmarks: the bill, the log's lines, the pictures; not the measurements."""
+
+import json
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+
+from bench import bill, log, paths, report
+
+PRICES: dict[str, Any] = {
+    "prices": {
+        "api_request": 4e-6,
+        "express_request": 1e-6,
+        "express_gb_second": 2e-5,
+        "lambda_request": 2e-7,
+        "lambda_gb_second": 1e-5,
+        "write_unit": 7e-7,
+        "read_unit": 1e-7,
+        "log_gb": 0.5,
+        "email": 1e-4,
+        "xray_trace": 5e-6,
+        "queue_request": 4e-7,
+    },
+    "xray": {"reservoir_per_second": 1, "rate": 0.05},
+}
+MOTO_ARN = "arn:aws:states:ap-southeast-1:123456789012:execution:payment3-bankapp-callback-test:1f0c"
+EVENTS: list[dict[str, Any]] = [
+    {
+        "id": 1,
+        "previousEventId": 0,
+        "type": "ExecutionStarted",
+        "timestamp": "2026-11-25T10:00:00.250Z",
+        "executionStartedEventDetails": {"input": '{"body": "é"}', "roleArn": "arn:role"},
+    },
+    {
+        "id": 2,
+        "previousEventId": 1,
+        "type": "TaskSucceeded",
+        "timestamp": "2026-11-25T10:00:00.251Z",
+        "taskSucceededEventDetails": {
+            "resource": "invoke",
+            "resourceType": "lambda",
+            "output": json.dumps({"Payload": {"executionArn": MOTO_ARN}, "StatusCode": 200}),
+        },
+    },
+    {
+        "id": 3,
+        "previousEventId": 2,
+        "type": "LambdaFunctionSucceeded",
+        "timestamp": "2026-11-25T10:00:00.252Z",
+        "lambdaFunctionSucceededEventDetails": {"output": '{"isNew": true}'},
+    },
+]
+
+
+def month(callbacks: float, is_traced: bool = False, **usage: float) -> dict[str, float]:
+    return bill.month(callbacks, bill.Usage(**usage), is_traced, PRICES)
+
+
+def test_express_is_billed_in_64_megabytes_and_steps_of_100_milliseconds() -> None:
+    assert bill.express_gb_seconds(1) == bill.express_gb_seconds(100) == pytest.approx(0.1 / 16)
+    assert bill.express_gb_seconds(101) == pytest.approx(0.2 / 16)
+
+
+def test_lambda_is_billed_in_whole_milliseconds_of_its_memory() -> None:
+    assert bill.lambda_gb_seconds(9.1, 512) == pytest.approx(0.010 * 0.5)
+
+
+def test_less_memory_than_a_vcpu_needs_makes_the_cpu_slower() -> None:
+    assert bill.cpu_time(10, 1769) == bill.cpu_time(10, 3008) == 10
+    assert bill.cpu_time(10, 1769 / 2) == 20
+
+
+def test_a_function_waits_for_each_of_its_calls() -> None:
+    latency = {"dynamodb_write": 6, "dynamodb_read": 4, "lambda_invoke": 12, "email": 40, "queue": 8}
+    calls = {"dynamodb PutItem": 2, "dynamodb Query": 1, "lambda Invoke (Event)": 1, "ses SendEmail": 1}
+    assert bill.call_time({**calls, "sqs ReceiveMessage": 1}, latency) == 2 * 6 + 4 + 12 + 40 + 8
+
+
+def test_xray_records_one_request_a_second_and_5_percent_of_the_rest() -> None:
+    assert bill.traces(1000, PRICES["xray"]) == 1000
+    assert bill.traces(bill.SECONDS_PER_MONTH + 1000, PRICES["xray"]) == bill.SECONDS_PER_MONTH + 50
+
+
+def test_a_months_bill_multiplies_usage_by_prices() -> None:
+    items = month(
+        1_000_000,
+        is_traced=True,
+        express_requests=1,
+        express_gb_seconds=0.0125,
+        lambda_requests=3,
+        lambda_gb_seconds=0.05,
+        write_units=4,
+        once_write_units=3,
+        read_units=2.5,
+        log_bytes=1024,
+        emails=0.001,
+        queue_requests=0.5,
+    )
+    assert {name: round(dollars, 4) for name, dollars in items.items()} == {
+        "API Gateway": 4.0,
+        "Step Functions": 1.25,
+        "Lambda": 1.1,
+        "DynamoDB": 3.05,
+        "exactly once (ledger)": 2.1,
+        "CloudWatch Logs": round(1e6 * 1024 / 2**30 * 0.5, 4),
+        "X-Ray": 5.0,
+        "SES": 0.1,
+        "SQS": 0.2,
+    }
+
+
+def test_a_bill_without_tracing_has_no_traces() -> None:
+    assert month(1000)["X-Ray"] == 0
+
+
+def test_the_price_file_has_every_price_that_the_bill_uses() -> None:
+    prices = bill.read_prices()
+    assert set(PRICES["prices"]) < set(prices["prices"])
+    assert set(prices["xray"]) == set(PRICES["xray"])
+    assert [volume["callbacks"] for volume in prices["volumes"]] == [10_000, 1_000_000, 100_000_000]
+
+
+def test_the_ledgers_units_are_those_on_the_page_of_guarantees() -> None:
+    assert bill.units_on_the_page() == (6, 2.5)
+
+
+def test_cloudwatch_bills_26_bytes_beside_each_events_utf_8() -> None:
+    assert log.billed_bytes(["é", "ab"]) == 2 + 2 + 2 * 26
+
+
+def test_a_history_is_written_as_an_event_a_line() -> None:
+    started, *_ = log.history_lines(EVENTS, has_data=True, arn="arn:express")
+    assert started == (
+        '{"id":"1","type":"ExecutionStarted","details":{"input":"{\\"body\\":\\"é\\"}","inputDetails":'
+        '{"truncated":false},"roleArn":"arn:role"},"previous_event_id":"0","event_timestamp":"1795600800250",'
+        '"execution_arn":"arn:express","redrive_count":"0"}'
+    )
+
+
+def test_only_an_integrations_answer_has_step_functions_metadata() -> None:
+    _, invoked, called = (json.loads(line) for line in log.history_lines(EVENTS, has_data=True))
+    output = json.loads(invoked["details"]["output"])
+    assert set(output) == {"Payload", "StatusCode", "SdkHttpMetadata", "SdkResponseMetadata"}
+    assert output["Payload"] == {"executionArn": log.EXECUTION_ARN}
+    assert called["details"] == {"output": '{"isNew":true}', "outputDetails": {"truncated": False}}
+
+
+def test_a_history_without_data_has_neither_input_nor_output() -> None:
+    details = [json.loads(line)["details"] for line in log.history_lines(EVENTS, has_data=False)]
+    assert details == [{"roleArn": "arn:role"}, {"resource": "invoke", "resourceType": "lambda"}, {}]
+
+
+def test_lambda_logs_three_lines_of_text_or_what_its_level_lets_through() -> None:
+    assert len(log.platform_lines(has_tracing=True, config={})) == 3
+    assert "XRAY" in log.platform_lines(has_tracing=True, config={})[-1]
+    assert "XRAY" not in "".join(log.platform_lines(has_tracing=False, config={}))
+    assert len(log.platform_lines(has_tracing=True, config={"LogFormat": "JSON"})) == 2
+    assert log.platform_lines(has_tracing=True, config={"LogFormat": "JSON", "SystemLogLevel": "WARN"}) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "size"), [(path, size) for path, sizes in paths.PATHS.items() for size in sizes if size]
+)
+def test_each_body_has_its_size(path: str, size: int) -> None:
+    assert {len(body.encode()) for body in paths.body_of_path(path, size)} == {size}
+
+
+def test_a_numbered_payload_is_as_long_as_its_pattern_and_of_its_own() -> None:
+    (body,) = paths.body_of_path("paid", paths.SMALL)
+    first, second = paths.numbered(body, 1), paths.numbered(body, 2)
+    assert len(first) == len(second) == len(body)
+    for field in ("orderId", "paymentId"):
+        assert json.loads(first)[field] != json.loads(second)[field]
+
+
+def test_a_goal_is_met_up_to_its_limit() -> None:
+    goal = report.Goal("bill", "x", 1.5, lambda results: float(results["bill"]), 2)
+    assert [goal.verdict({"bill": 1.5}), goal.verdict({"bill": 1.51}), goal.verdict({})] == ["yes", "no", "-"]
+    assert [goal.show({"bill": 1.234}), goal.show({})] == ["1.23x", "-"]
+
+
+def test_a_picture_has_a_bar_for_each_number() -> None:
+    picture = ET.fromstring(report.drawing("CPU <ms>", [("paid", {"ours": 748.2, "baseline": 374.1})]))  # noqa: S314
+    bars = [bar for bar in picture.iter("{http://www.w3.org/2000/svg}rect") if bar.get("height") == "14"]
+    assert [float(bar.get("width", "")) for bar in bars] == [420, 210]
+    assert {"CPU <ms>", "748", "374"} <= {text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")}
