@@ -51,7 +51,6 @@ UNNAMED_ERRORS = {
     "DispatchUndecided",
     "OrderPaidTwice",
     "Unconfirmed",
-    "PaymentMismatch",
     "PaymentNotConfirmed",
     "InvalidSelection",
     "ConfigurationError",

@@ -270,7 +270,7 @@ def deploy(*_: Json) -> Json:
     names = ("StackId", "RequestId", "LogicalResourceId")
     modes = {f"{check}Mode": "enforce" for check in ("Signature", "CrossCheck", "Inquiry")}
     tables = {name: {"table": name, "key": "k"} for name in ("Orders", "Payments")}
-    properties = {**modes, **tables, "SignatureScheme": "standard", "Secret": "kbank-test"}
+    properties = {**modes, **tables, "SignatureScheme": "standard", "Secret": "kbank-test", "InquirySecret": "k"}
     url = {"RequestType": "Create", "ResponseURL": "https://cloudformation.example/answer"}
     return {**url, **dict.fromkeys(names, "n"), "ResourceProperties": properties}
 
