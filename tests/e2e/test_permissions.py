@@ -97,6 +97,9 @@ def dispatch(task: Task) -> str:
         table=RECORDS,
         callback=task.callback,
         secondPaymentMode="warn",
+        signature="skipped",
+        isNew=True,
+        payment="new",
     )
 
 

@@ -352,7 +352,7 @@ def test_neither_answer_nor_time_tells_an_unknown_order_from_a_contradicted_one(
     assert execution.waits == [1]
     assert execution.attempts["CrossCheckPayment"] == 2
     # How many calls an attempt makes is in tests/unit/test_cross_check_payment.py.
-    assert execution.states == [*LOOKED_UP, "IsCrossChecked?", "CrossCheckPayment", "MayPassUncompared?", *FAILED]
+    assert execution.states == [*LOOKED_UP, "CrossCheckPayment", "MayPassUncompared?", *FAILED]
 
 
 def test_healing_inquires_again_about_a_payment_the_bank_had_not_confirmed(workflow: Workflow, bank: Bank) -> None:
