@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import urllib3
+from botocore.exceptions import ClientError
 
 from callbacks import bank, bank_secret, config, items, signatures
 from callbacks.errors import ConfigurationError
@@ -34,7 +35,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:
 
     An update reads only what it changes, so that a rollback cannot fail for an unrelated reason.
     Takes CloudFormation's request for a custom resource with the properties `SignatureMode`, `CrossCheckMode`,
-    `InquiryMode`, `SignatureScheme`, `Secret` (its name), and `Orders` and `Payments` (`table` and `key`).
+    `InquiryMode`, `SignatureScheme`, `Secret` and `InquirySecret` (their names), and `Orders` and `Payments` (`table`
+    and `key`).
     Returns the answer it sent. Raises urllib3's HTTPError or RuntimeError if the answer does not arrive; Lambda then
     runs the function again.
     """
@@ -63,18 +65,18 @@ def _find_missing(properties: Mapping[str, Any], before: Mapping[str, Any]) -> I
 
 def _needs(properties: Mapping[str, Any]) -> Iterator[Need]:
     """Yield what the checks that are on need."""
-    secret = properties["Secret"]
+    secret, inquiry_secret = properties["Secret"], properties["InquirySecret"]
     if properties["SignatureMode"] != "off":
         yield Need(
             ("SignatureMode", "SignatureScheme", "Secret"),
             f"VerifySignature, secret {secret}",
-            lambda: signatures.keys_of(bank_secret.read_now(secret), properties["SignatureScheme"]),
+            lambda: _require_keys(_read_secret(secret), properties["SignatureScheme"]),
         )
     if properties["InquiryMode"] != "off":
         yield Need(
-            ("InquiryMode", "Secret"),
-            f"InquirePayment, secret {secret}",
-            lambda: bank.connect(bank_secret.read_now(secret)),
+            ("InquiryMode", "InquirySecret"),
+            f"InquirePayment, secret {inquiry_secret}",
+            lambda: bank.connect(_read_secret(inquiry_secret)),
         )
     if properties["CrossCheckMode"] != "off":
         for names in ("Orders", "Payments"):
@@ -84,6 +86,23 @@ def _needs(properties: Mapping[str, Any]) -> Iterator[Need]:
                 f"CrossCheckPayment, table {table} with key {key}",
                 partial(items.read, table, key, "deployment", []),
             )
+
+
+def _read_secret(name: str) -> dict[str, Any]:
+    try:
+        return bank_secret.read_now(name)
+    except ClientError as error:
+        # IAM looks at the name first, and a secret that does not exist has none of the random characters that our
+        # policies expect at its end.
+        if error.response["Error"]["Code"] == "AccessDeniedException":
+            raise PermissionError(f"{error}, or the secret does not exist") from error
+        raise
+
+
+def _require_keys(secret: Mapping[str, Any], scheme: str) -> None:
+    """Raise ConfigurationError if one key is unusable: a deployment is the time to correct it."""
+    if problem := signatures.keys_of(secret, scheme).problem:
+        raise ConfigurationError(problem)
 
 
 def _try_to_read(read: Callable[[], object], pauses: Iterator[int]) -> Exception | None:

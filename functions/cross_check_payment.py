@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from callbacks import items
 from callbacks.checks import check
-from callbacks.errors import ConfigurationError, OrderNotFound, PaymentMismatch
+from callbacks.errors import ConfigurationError, OrderNotFound, PaymentMismatch, PaymentNotFound
 
 
 @check("CrossCheckPayment")
@@ -15,16 +15,22 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
     """Check that the order exists and has this user and total, and that no other order or amount has this payment.
 
     Takes `callback` (what ValidateCallback returned), `mode`, `orders` (`table`, and its attributes `key`, `user` and
-    `total`) and `payments` (`table`, and its attributes `key`, `order` and `amount`).
+    `total`) and `payments` (`table`, its attributes `key`, `order` and `amount`, and `required`: `true` if the payment
+    must be in the table).
     Returns the verdict of checks.check.
-    Raises OrderNotFound, PaymentMismatch, ConfigurationError and ServiceUnavailable.
+    Raises OrderNotFound, PaymentNotFound, PaymentMismatch, ConfigurationError and ServiceUnavailable.
     """
-    _check_order(event["callback"], event["orders"])
-    _check_payment(event["callback"], event["payments"])
+    callback, orders, payments = event["callback"], event["orders"], event["payments"]
+    # Both are read before one is looked at, so that the time does not tell what is wrong.
+    order = items.read(orders["table"], orders["key"], callback["orderId"], [orders["user"], orders["total"]])
+    payment = items.read(
+        payments["table"], payments["key"], callback["paymentId"], [payments["order"], payments["amount"]]
+    )
+    _check_order(order, callback, orders)
+    _check_payment(payment, callback, payments)
 
 
-def _check_order(callback: dict[str, Any], names: dict[str, str]) -> None:
-    order = items.read(names["table"], names["key"], callback["orderId"], [names["user"], names["total"]])
+def _check_order(order: dict[str, Any] | None, callback: dict[str, Any], names: dict[str, str]) -> None:
     if order is None:
         raise OrderNotFound("The order does not exist, or not yet")
     if _value(order, names["user"], "order") != callback["userId"]:
@@ -33,9 +39,10 @@ def _check_order(callback: dict[str, Any], names: dict[str, str]) -> None:
         raise PaymentMismatch("amount: is not the order's total")
 
 
-def _check_payment(callback: dict[str, Any], names: dict[str, str]) -> None:
-    payment = items.read(names["table"], names["key"], callback["paymentId"], [names["order"], names["amount"]])
+def _check_payment(payment: dict[str, Any] | None, callback: dict[str, Any], names: dict[str, str]) -> None:
     if payment is None:
+        if names["required"] == "true":
+            raise PaymentNotFound("The payment is not in the master payment table, or not yet")
         return
     if _value(payment, names["order"], "payment") != callback["orderId"]:
         raise PaymentMismatch("paymentId: is recorded for another order")

@@ -1,7 +1,7 @@
-"""The bank's secret in Secrets Manager: its signing keys, and the credentials of its inquiry interface.
+"""The bank's secrets in Secrets Manager: its signing keys, and the credentials of its inquiry interface.
 
-A JSON object: `webhookSecrets`, a list of keys that may each have signed (two during a rotation), and `inquiry` with
-`baseUrl`, `clientId` and `clientSecret`.
+One of two JSON objects, or one that is both: `webhookSecrets`, a list of keys that may each have signed (two during a
+rotation), and `inquiry` with `baseUrl`, `clientId` and `clientSecret`.
 """
 
 import json
@@ -13,12 +13,14 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 
 from callbacks import deadline
-from callbacks.errors import ConfigurationError
-from callbacks.transient import repeat_once
+from callbacks.errors import ConfigurationError, ServiceUnavailable
+from callbacks.telemetry import logger
+from callbacks.transient import repeat_once, translate_transient_errors
 
-# The longest time for which a removed key is still accepted.
+# The longest time for which a removed key is still accepted, and the longest while the secret cannot be read.
 MAX_AGE_SECONDS = 300
-# The shortest pause between a read and another one for new keys, which forged callbacks can cause.
+MAX_OUTAGE_SECONDS = 3600
+# The shortest pause between two reads: for new keys, which forged callbacks can cause, or during an outage.
 RENEWAL_SECONDS = 30
 
 # No retry: its pause may be a second. A read in an invocation is repeated by `repeat_once`.
@@ -42,23 +44,40 @@ asked_at: dict[str, float] = {}
 def read(name: str, context: LambdaContext, then: float = 0) -> dict[str, Any]:
     """Return the secret, at most five minutes old.
 
-    After an error that passes, the read is repeated once if time is left for it and for what takes `then` seconds.
-    Raises ConfigurationError if it is not a JSON object, and botocore's errors.
+    After an error that passes, the read is repeated once if time is left for it and for what takes `then` seconds. If
+    that fails as well, or the secret is not a JSON object, an earlier one is returned for up to an hour, and logged: a
+    metric counts it. Raises ServiceUnavailable, ConfigurationError, and botocore's errors that stay.
     """
     known = remembered.get(name)
-    if known and time.monotonic() - known.read_at < MAX_AGE_SECONDS:
+    age = time.monotonic() - known.read_at if known else MAX_OUTAGE_SECONDS
+    if known and (age < MAX_AGE_SECONDS or (age < MAX_OUTAGE_SECONDS and _was_just_asked(name))):
         return known.secret
-    return repeat_once(lambda: read_now(name), context, deadline.longest_call(client) + then)
+    try:
+        with translate_transient_errors():
+            return repeat_once(lambda: read_now(name), context, deadline.longest_call(client) + then)
+    except (ServiceUnavailable, ConfigurationError) as error:
+        if known is None or age >= MAX_OUTAGE_SECONDS:
+            raise
+        logger.warning("Secret unusable", secret=name, problem=type(error).__name__)
+        return known.secret
+    except Exception:
+        # Someone took the secret or the permission away.
+        remembered.pop(name, None)
+        raise
 
 
 def renew(name: str, context: LambdaContext) -> dict[str, Any] | None:
-    """Return the secret as it is now, or None if it was asked for less than 30 seconds ago.
+    """Return the secret as it is now, or None if it was read less than 30 seconds ago.
 
-    So an invocation asks for it either in `read` or here. Raises as `read` does.
+    So an invocation asks for it either in `read` or here. Raises as `read` does, and ServiceUnavailable if the secret
+    could not be read less than 30 seconds ago: what is remembered may be out of date.
     """
-    if time.monotonic() - asked_at.get(name, -RENEWAL_SECONDS) < RENEWAL_SECONDS:
+    if not _was_just_asked(name):
+        with translate_transient_errors():
+            return repeat_once(lambda: read_now(name), context, deadline.longest_call(client))
+    if name in remembered and remembered[name].read_at == asked_at[name]:
         return None
-    return repeat_once(lambda: read_now(name), context, deadline.longest_call(client))
+    raise ServiceUnavailable(f"The secret {name} could not be read again")
 
 
 def read_now(name: str) -> dict[str, Any]:
@@ -74,3 +93,7 @@ def read_now(name: str) -> dict[str, Any]:
         raise ConfigurationError(f"The secret {name} is not a JSON object.")
     remembered[name] = Remembered(secret, now)
     return secret
+
+
+def _was_just_asked(name: str) -> bool:
+    return time.monotonic() - asked_at.get(name, -RENEWAL_SECONDS) < RENEWAL_SECONDS

@@ -7,13 +7,15 @@ OperatorDecides                                 a redrive cannot help: an operat
   + InvalidCallback      ValidateCallback       the message is the answer's `error`
   + InvalidSignature     VerifySignature        the message is the answer's `error`
   + PaymentConflict      InvokeProcessPaid      the message is the answer's `error`
-  + PaymentMismatch      CrossCheckPayment,     the answer does not say why
-                         InquirePayment
+  + PaymentMismatch      CrossCheckPayment      retried once first, as long as an unknown order; the answer does not
+                                                say why
+                         InquirePayment         the answer does not say why
 + OrderPaidTwice         InvokeProcessPaid      held until an operator accepts or dismisses it
 + DispatchUndecided      InvokeProcessPaid      the e-mail says how often the payment may have been dispatched,
                                                 or that nothing shows it any more
 Unconfirmed                                     not confirmed yet: redriven by healing
 + OrderNotFound          CrossCheckPayment      retried once first
++ PaymentNotFound        CrossCheckPayment      retried once first
 + PaymentNotConfirmed    InquirePayment
 DispatchInProgress       InvokeProcessPaid      retried once, then redriven by healing
                          ReopenPayment          the queue delivers the message again
@@ -68,6 +70,10 @@ class Unconfirmed(Exception):
 
 class OrderNotFound(Unconfirmed):
     """The order does not exist yet: the callback may have arrived first."""
+
+
+class PaymentNotFound(Unconfirmed):
+    """The payment is not in the master payment table yet, but has to be."""
 
 
 class PaymentNotConfirmed(Unconfirmed):

@@ -27,6 +27,13 @@ class Signed(NamedTuple):
     signatures: list[bytes]
 
 
+class Keys(NamedTuple):
+    """The keys that can verify, and what is wrong with the first of the others; it does not show the key."""
+
+    usable: list[bytes]
+    problem: str | None
+
+
 def read_standard(headers: Mapping[str, Any], body: bytes, received_at: datetime) -> Signed:
     """Read a Standard Webhooks delivery; header names are lower case.
 
@@ -56,20 +63,31 @@ def is_signed(signed: Signed, keys: list[bytes]) -> bool:
     return any(hmac.compare_digest(digest, given) for digest in expected for given in signed.signatures)
 
 
-def keys_of(secret: Mapping[str, Any], scheme: str) -> list[bytes]:
-    """Return the keys that the bank's secret lists. Raises ConfigurationError; the message does not show them."""
+def keys_of(secret: Mapping[str, Any], scheme: str) -> Keys:
+    """Return the keys that the bank's secret lists. Raises ConfigurationError if it lists none."""
     texts = secret.get("webhookSecrets")
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+    if not isinstance(texts, list) or not texts:
         raise ConfigurationError("The secret needs webhookSecrets, a list of keys.")
-    if scheme == PLAIN:
-        return [text.encode() for text in texts]
+    usable, problems = [], []
+    for number, text in enumerate(texts, 1):
+        try:
+            usable.append(_key(text, scheme))
+        except ValueError as error:
+            problems.append(f"Key {number} of webhookSecrets {error}.")
+    return Keys(usable, problems[0] if problems else None)
+
+
+def _key(text: Any, scheme: str) -> bytes:
+    """Return the bytes of a key. Raises ValueError with what is wrong, without the key."""
     try:
-        keys = [base64.b64decode(text.removeprefix("whsec_"), validate=True) for text in texts]
+        key = text.encode() if scheme == PLAIN else base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except AttributeError:
+        raise ValueError("is not text") from None
     except ValueError:
-        raise ConfigurationError("A key in webhookSecrets is not base64, which Standard Webhooks requires.") from None
-    if not all(keys):
-        raise ConfigurationError("A key in webhookSecrets is empty.")
-    return keys
+        raise ValueError("is not text" if scheme == PLAIN else "is not base64, as Standard Webhooks requires") from None
+    if not key:
+        raise ValueError("is empty")
+    return key
 
 
 def _header(headers: Mapping[str, Any], name: str) -> str:

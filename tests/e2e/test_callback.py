@@ -73,11 +73,11 @@ def test_fifty_mixed_simultaneous_deliveries_each_have_their_outcome(
 def test_a_payment_with_another_amount_is_a_conflict(local: Local, make_body: MakeBody, order_id: str) -> None:
     local.post(make_body())
     answer = local.post(make_body(amount=1))
-    assert answer.status == 500
-    assert answer.body["error"] == "The payment was delivered before with another amount or user"
+    # Nobody signed it: the answer does not tell whether a guess is right.
+    assert (answer.status, answer.body) == (200, local.post(make_body()).body)
     (error,) = local.errors_of(answer)
     assert error["error"] == "PaymentConflict"
-    assert len(local.records_of(order_id)) == 2
+    assert len(local.records_of(order_id)) == 3
     assert len(local.payloads_of(order_id)) == 1
 
 

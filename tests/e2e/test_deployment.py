@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from local.stack import STACK_NAME
 from tests.e2e.conftest import Local, MakeBody
@@ -68,3 +69,15 @@ def test_a_check_without_its_prerequisites_is_not_deployed(local: Local, make_bo
     after = stepfunctions.describe_state_machine(stateMachineArn=machine_arn)
     assert after["definition"] == before["definition"]
     assert local.post(make_body()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"Branch": "prod", "AlarmTopicArn": "topic"}, "Nothing tells the bank's callbacks from anyone else's"),
+        ({"SignatureHeader": "content-md5"}, "Choose another one"),
+    ],
+)
+def test_a_rule_refuses_a_deployment_before_it_begins(local: Local, parameters: dict[str, str], reason: str) -> None:
+    with pytest.raises(ClientError, match=reason):
+        update(local, **parameters)

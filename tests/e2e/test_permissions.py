@@ -97,6 +97,9 @@ def dispatch(task: Task) -> str:
         table=RECORDS,
         callback=task.callback,
         secondPaymentMode="warn",
+        signature="skipped",
+        isNew=True,
+        payment="new",
     )
 
 
@@ -238,6 +241,7 @@ def cross_check(task: Task) -> str:
     task.put("order-table-dev", orderId=task.id, userId="u", total=1)
     orders = {"table": "order-table-dev", "key": "orderId", "user": "userId", "total": "total"}
     payments = {"table": "payment3-card-payment-record-master", "key": "paymentId", "order": "o", "amount": "a"}
+    payments |= {"required": "false"}
     return task.run(callback=task.callback, mode="enforce", orders=orders, payments=payments)
 
 
@@ -274,6 +278,7 @@ def deploy(task: Task, check: str) -> str:
         check: "enforce",
         "SignatureScheme": "standard",
         "Secret": "kbank-local",
+        "InquirySecret": "kbank-local",
         "Orders": {"table": "order-table-dev", "key": "orderId"},
         "Payments": {"table": "payment3-card-payment-record-master", "key": "paymentId"},
     }

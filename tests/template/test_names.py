@@ -42,7 +42,7 @@ INTEGRATIONS = {
     "RunCallback": "arn:aws:states:::aws-sdk:sfn:startSyncExecution",
 }
 # States that start a report without waiting for it.
-STARTED = {"WarnSentry": "ReportToSentry", "WarnByEmail": "SendErrorEmail"}
+STARTED = {"WarnSentry": "ReportToSentry", "WarnByEmail": "SendErrorEmail", "LogConflict": "WriteErrorLog"}
 # Answered and redriven like any other failure: the machines do not name them.
 UNNAMED_ERRORS = {
     "OperatorDecides",
@@ -51,7 +51,6 @@ UNNAMED_ERRORS = {
     "DispatchUndecided",
     "OrderPaidTwice",
     "Unconfirmed",
-    "PaymentMismatch",
     "PaymentNotConfirmed",
     "InvalidSelection",
     "ConfigurationError",

@@ -3,16 +3,20 @@
 import io
 import json
 import re
+import tomllib
 from typing import Any
 
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from ministack.services.cloudformation import engine as cloudformation
 
 from callbacks import checks
 from callbacks.errors import InvalidSignature
 from callbacks.tables import CallbackError
 from callbacks.telemetry import logger
+from local.stack import ROOT
 from tests.sources import CHECKS, FUNCTIONS, RESOURCES, STATES, TABLES, TEMPLATE, statements_of
+from tests.workflow.engine import PARAMETERS
 from tests.workflow.engine import resolved as deployed
 
 # The statements of every task's role, besides those for the calls of its step.
@@ -41,6 +45,9 @@ TRACING = {
 ALARMS: dict[str, dict[str, Any]] = {
     name: resource["Properties"] for name, resource in RESOURCES.items() if resource["Type"] == "AWS::CloudWatch::Alarm"
 }
+
+# A role that exists only if process-paid is watched.
+REOPENING_ROLE = {"Fn::If": ["WatchesProcessPaid", {"Ref": "ReopenPaymentRole"}, {"Ref": "AWS::NoValue"}]}
 
 
 def arns_of_tasks(machine: str) -> list[dict[str, Any]]:
@@ -107,6 +114,46 @@ def test_the_api_may_start_the_callback_machine_and_nothing_else() -> None:
         "Action": ["states:StartSyncExecution"],
         "Resource": {"Ref": "BankAppCallback"},
     }
+
+
+def secrets_of(function: str, **parameters: str) -> set[str]:
+    """Return the names of the secrets that the function may read."""
+    arns = [
+        deployed(statement["Resource"], **parameters)
+        for statement in statements_of(f"{function}Role")
+        if statement["Action"] == ["secretsmanager:GetSecretValue"]
+    ]
+    return {arn.partition(":secret:")[2].removesuffix("-??????") for arn in arns}
+
+
+def test_keys_and_inquiry_credentials_may_be_two_secrets_each_read_by_its_own_check() -> None:
+    two = {"BankSecretName": "keys", "InquirySecretName": "access"}
+    assert (secrets_of("VerifySignature", **two), secrets_of("InquirePayment", **two)) == ({"keys"}, {"access"})
+    assert secrets_of("CheckReadiness", **two) == {"keys", "access"}
+    for function in ("VerifySignature", "InquirePayment", "CheckReadiness"):
+        assert secrets_of(function) == {"kbank-test"}
+        assert secrets_of(function, BankSecretName="both") == {"both"}
+
+
+def test_customer_managed_keys_decrypt_secrets_and_tables_of_others_and_nothing_else() -> None:
+    policy = RESOURCES["DecryptWithOwnKeys"]
+    assert not deployed({"Fn::If": [policy["Condition"], True, False]})
+    (statement,) = deployed(policy["Properties"]["PolicyDocument"], KmsKeyArns="arn:1,arn:2")["Statement"]
+    assert (statement["Action"], statement["Resource"]) == ("kms:Decrypt", ["arn:1", "arn:2"])
+    services = ["secretsmanager.ap-southeast-1.amazonaws.com", "dynamodb.ap-southeast-1.amazonaws.com"]
+    assert statement["Condition"] == {"StringEquals": {"kms:ViaService": services}}
+    # The tables of this stack are encrypted with a key of AWS; the record table may be another one.
+    roles = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::IAM::Role"]
+    needing = {
+        role
+        for role in roles
+        for statement in statements_of(role)
+        if statement["Action"][0].startswith(("secretsmanager:", "dynamodb:"))
+        and any(name in str(statement["Resource"]) for name in ("Secret", "OrderTableName", "ExistingRecordTableName"))
+    }
+    given = {str(role) for role in policy["Properties"]["Roles"]}
+    assert given == {str({"Ref": role}) for role in needing - {"ReopenPaymentRole"}} | {str(REOPENING_ROLE)}
+    assert "ReopenPaymentRole" in needing
 
 
 # The API
@@ -219,8 +266,9 @@ def test_process_paid_belongs_to_others_and_is_not_watched_by_default() -> None:
         "ReopenPayment",
         "ReopenPaymentRole",
     }
-    others = {name: resource for name, resource in RESOURCES.items() if name not in watch}
-    assert not any(f"'{name}'" in str(others) or f"{{{name}." in str(others) for name in watch)
+    others = str({name: resource for name, resource in RESOURCES.items() if name not in watch})
+    others = others.replace(str(REOPENING_ROLE), "")
+    assert not any(f"'{name}'" in others or f"{{{name}." in others for name in watch)
     assert TEMPLATE["Parameters"]["WatchProcessPaid"]["Default"] == "false"
 
 
@@ -273,6 +321,18 @@ def test_healing_that_no_longer_runs_sets_off_an_alarm_but_not_before_it_has_run
     assert alarm["TreatMissingData"] == "missing"
     # Its period must cover at least two runs.
     assert alarm["Period"] >= 2 * 60 * TEMPLATE["Parameters"]["HealingMinutes"]["MaxValue"]
+
+
+def test_an_unusable_secret_sets_off_an_alarm_while_callbacks_still_pass() -> None:
+    alarm, metric = ALARMS["SecretUnusable"], RESOURCES["SecretsUnusable"]["Properties"]
+    (transformation,) = metric["MetricTransformations"]
+    assert (alarm["Namespace"], alarm["MetricName"]) == (
+        transformation["MetricNamespace"],
+        transformation["MetricName"],
+    )
+    assert "Dimensions" not in deployed(alarm)
+    # What VerifySignature and bank_secret log is in their tests.
+    assert metric["FilterPattern"] == '{ $.message = "Secret unusable" }'
 
 
 @pytest.mark.parametrize("name", ALARMS)
@@ -357,6 +417,84 @@ def test_a_mode_is_deployed_only_after_what_its_check_needs_has_been_read() -> N
     for name in (*CHECKS.values(), "SignatureScheme"):
         assert ready[name] == substitutions[name] == {"Ref": name}
     assert ready["Secret"] == substitutions["BankSecret"]
+    assert ready["InquirySecret"] == substitutions["InquirySecret"]
     assert ready["Orders"] == {"table": substitutions["OrderTable"], "key": substitutions["OrderKey"]}
     assert ready["Payments"] == {"table": substitutions["PaymentTable"], "key": substitutions["PaymentKey"]}
     assert ready["ServiceTimeout"] > FUNCTIONS["CheckReadiness"]["Timeout"]
+
+
+# The rules, as the emulator's CloudFormation evaluates them
+
+
+def refusal_of(**parameters: str) -> str | None:
+    """Return why a deployment with these parameters is refused before it begins, or None."""
+    given = [{"Key": name, "Value": value} for name, value in (PARAMETERS | parameters).items()]
+    try:
+        values = cloudformation._resolve_parameters(TEMPLATE, given)
+        cloudformation._check_rules_section(TEMPLATE)
+        cloudformation._evaluate_rules(TEMPLATE, values, {})
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+TOPIC = {"AlarmTopicArn": "arn:aws:sns:ap-southeast-1:123456789012:on-call"}
+PROTECTIONS = [
+    {"SignatureMode": "enforce"},
+    {"InquiryMode": "enforce"},
+    {"CrossCheckMode": "enforce", "PaymentRequired": "true"},
+    {"AllowedSourceIps": "203.0.113.7/32,203.0.113.8/32"},
+    {"AcceptUnverifiedPayments": "anyone-can-mark-orders-as-paid"},
+]
+NO_PROTECTIONS = [
+    {},
+    {"SignatureMode": "warn", "InquiryMode": "warn", "CrossCheckMode": "warn", "PaymentRequired": "true"},
+    {"CrossCheckMode": "enforce"},
+    {"PaymentRequired": "true"},
+    {"AllowedSourceIps": "203.0.113.7/32,0.0.0.0/0"},
+    {"WebAclArn": "arn"},
+]
+
+
+@pytest.mark.parametrize("parameters", PROTECTIONS, ids=str)
+def test_a_production_that_tells_genuine_callbacks_from_others_is_deployed(parameters: dict[str, str]) -> None:
+    assert refusal_of(Branch="prod", **TOPIC, **parameters) is None
+    assert "needs AlarmTopicArn" in str(refusal_of(Branch="prod", **parameters))
+
+
+@pytest.mark.parametrize("parameters", NO_PROTECTIONS, ids=str)
+def test_a_production_in_which_anyone_can_pay_orders_is_refused(parameters: dict[str, str]) -> None:
+    assert "Nothing tells the bank's callbacks from anyone else's" in str(
+        refusal_of(Branch="prod", **TOPIC, **parameters)
+    )
+    assert refusal_of(Branch="dev", **parameters) is None
+
+
+def test_the_shipped_settings_deploy_development_and_a_production_once_it_is_protected() -> None:
+    settings = tomllib.loads((ROOT / "samconfig.toml").read_text())
+    shipped = {
+        environment: dict(
+            override.split("=", 1) for override in settings[environment]["deploy"]["parameters"]["parameter_overrides"]
+        )
+        for environment in ("default", "prod")
+    }
+    assert refusal_of(**shipped["default"]) is None
+    assert refusal_of(**shipped["prod"]) is not None
+    assert refusal_of(**shipped["prod"], **TOPIC, **PROTECTIONS[0]) is None
+
+
+# What AWS says of REST APIs: "Amazon API Gateway important notes", and what it writes itself.
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("content-md5", "expect", "te", "upgrade", "host", "authorization", "user-agent", "via", "transfer-encoding"),
+        *("x-amzn-trace-id", "x-amz-date", "x-forwarded-for", "cloudfront-viewer-country", "X-Signature", ""),
+    ],
+)
+def test_a_header_that_does_not_arrive_as_sent_cannot_carry_the_signature(header: str) -> None:
+    assert "SignatureHeader" in str(refusal_of(SignatureHeader=header))
+
+
+@pytest.mark.parametrize("header", ["x-signature", "x-kbank-hmac", "signature", "x-amount-hmac", "tea"])
+def test_any_other_header_can_carry_the_signature(header: str) -> None:
+    assert refusal_of(SignatureHeader=header) is None

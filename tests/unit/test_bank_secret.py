@@ -7,8 +7,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from callbacks.errors import ConfigurationError, ServiceUnavailable
-from callbacks.transient import translate_transient_errors
-from tests.unit.kit import Later, Load, Service, Task, Within, context
+from tests.unit.kit import Later, Load, Log, Service, Task, Within, context
 
 NAME = "kbank-test"
 SECRET = {"webhookSecrets": ["whsec_c2VjcmV0IGtleQ=="]}
@@ -105,13 +104,20 @@ def test_a_secret_is_renewed_at_most_every_thirty_seconds(secrets: Task, service
     assert len(service.requests) == 2
 
 
-def test_a_failed_renewal_counts_too(secrets: Task, service: Service) -> None:
-    service.at.clear()
-    service.refuses("AccessDeniedException", 400)
+def test_after_a_failed_renewal_nobody_knows_for_thirty_seconds_if_a_key_is_new(
+    secrets: Task, service: Service, later: Later
+) -> None:
+    secrets.read(NAME, context())
+    later(30)
+    service.refuses_once("AccessDeniedException", 400)
     with pytest.raises(ClientError):
         secrets.renew(NAME, context())
+    with pytest.raises(ServiceUnavailable, match=r"^The secret kbank-test could not be read again$"):
+        secrets.renew(NAME, context())
+    assert len(service.requests) == 2
+    later(30)
+    assert secrets.renew(NAME, context()) == SECRET
     assert secrets.renew(NAME, context()) is None
-    assert len(service.requests) == 1
 
 
 def test_a_failure_is_not_remembered(secrets: Task, service: Service) -> None:
@@ -121,10 +127,63 @@ def test_a_failure_is_not_remembered(secrets: Task, service: Service) -> None:
     assert secrets.read(NAME, context()) == SECRET
 
 
-def test_a_remembered_secret_outlasts_an_outage_of_secrets_manager(secrets: Task, service: Service) -> None:
+# Outages
+
+
+@pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize(("seconds", "is_used"), [(299, True), (301, True), (3599, True), (3601, False)])
+def test_a_secret_outlasts_an_hour_in_which_it_cannot_be_read(
+    secrets: Task, service: Service, later: Later, seconds: float, is_used: bool
+) -> None:
     secrets.read(NAME, context())
-    service.hangs()
+    service.at.clear()
+    service.refuses("InternalServiceError", 500)
+    later(seconds)
+    if is_used:
+        assert secrets.read(NAME, context()) == SECRET
+    else:
+        with pytest.raises(ServiceUnavailable):
+            secrets.read(NAME, context())
+
+
+def test_a_secret_outlasts_an_edit_that_is_no_json_and_this_is_logged(
+    secrets: Task, service: Service, later: Later, log: Log
+) -> None:
+    secrets.read(NAME, context())
+    service.keeps_secret("hush-hush")
+    later(301)
     assert secrets.read(NAME, context()) == SECRET
+    (line,) = log()
+    assert (line["message"], line["secret"], line["problem"]) == ("Secret unusable", NAME, "ConfigurationError")
+
+
+def test_during_an_outage_a_secret_is_asked_for_every_thirty_seconds(
+    secrets: Task, service: Service, later: Later, pauses: list[float]
+) -> None:
+    secrets.read(NAME, context())
+    later(301)
+    service.at.clear()
+    service.refuses("ThrottlingException", 400)
+    for _ in range(3):
+        assert secrets.read(NAME, context()) == SECRET
+        with pytest.raises(ServiceUnavailable):
+            secrets.renew(NAME, context())
+        later(9.9)
+    # One attempt, which was repeated.
+    assert (len(service.requests), pauses) == (3, [0.1])
+    service.keeps_secret(NEWER)
+    later(0.5)
+    assert secrets.read(NAME, context()) == NEWER
+
+
+def test_a_secret_that_is_taken_away_is_not_used_any_more(secrets: Task, service: Service, later: Later) -> None:
+    secrets.read(NAME, context())
+    later(301)
+    service.at.clear()
+    service.refuses("ResourceNotFoundException", 400)
+    for _ in range(2):
+        with pytest.raises(ClientError):
+            secrets.read(NAME, context())
 
 
 # Wrong secrets
@@ -175,7 +234,7 @@ def test_a_secret_that_is_not_an_object_is_a_configuration_error(
 def test_an_error_that_stays_is_named_and_not_retried(secrets: Task, service: Service, code: str) -> None:
     service.at.clear()
     service.refuses(code, 400)
-    with pytest.raises(ClientError, match=code), translate_transient_errors():
+    with pytest.raises(ClientError, match=code):
         secrets.read(NAME, context())
     assert len(service.requests) == 1
 
@@ -188,7 +247,7 @@ def test_a_read_is_repeated_once_after_an_error_that_passes(
     assert secrets.read(NAME, context()) == SECRET
     service.at.clear()
     service.refuses(code, status)
-    with pytest.raises(ServiceUnavailable), translate_transient_errors():
+    with pytest.raises(ServiceUnavailable):
         secrets.read("kbank-another", context())
     assert len(service.requests) == 4
     assert len(pauses) == 2
@@ -202,7 +261,7 @@ def test_a_read_is_repeated_only_if_it_and_what_follows_can_end(
 ) -> None:
     service.at.clear()
     service.refuses("ThrottlingException", 400)
-    with pytest.raises(ClientError):
+    with pytest.raises(ServiceUnavailable):
         secrets.read(NAME, context(milliseconds), then)
     assert len(service.requests) == requests
 
@@ -211,7 +270,7 @@ def test_a_secrets_manager_that_does_not_answer_is_abandoned_in_time(
     secrets: Task, service: Service, pauses: list[float], within: Within
 ) -> None:
     service.hangs()
-    with within(1), pytest.raises(ServiceUnavailable), translate_transient_errors():
+    with within(1), pytest.raises(ServiceUnavailable):
         secrets.read(NAME, context(400))
     assert len(service.requests) == 1
     assert pauses == []
@@ -222,5 +281,5 @@ def test_a_secrets_manager_that_does_not_connect_is_abandoned_in_time(
     load: Load, within: Within, unreachable: str, request: pytest.FixtureRequest
 ) -> None:
     secrets = load("callbacks.bank_secret", AWS_ENDPOINT_URL=request.getfixturevalue(unreachable))
-    with within(1), pytest.raises(ServiceUnavailable), translate_transient_errors():
+    with within(1), pytest.raises(ServiceUnavailable):
         secrets.read(NAME, context(400))

@@ -15,7 +15,8 @@ ACCESS = {"baseUrl": "https://bank.example.com", "clientId": "payment3", "client
 SECRET = {"webhookSecrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "inquiry": ACCESS}
 
 # What the checks read.
-SECRET_READ = "secret kbank-test"
+KEYS_READ = "secret kbank-test"
+ACCESS_READ = "secret kbank-inquiry-test"
 ORDERS_READ = "table order-table-dev, key orderId"
 PAYMENTS_READ = "table payment3-card-payment-record-master, key paymentId"
 
@@ -38,6 +39,7 @@ def request_with(service: Service) -> Make:
                 **OFF,
                 "SignatureScheme": "standard",
                 "Secret": "kbank-test",
+                "InquirySecret": "kbank-inquiry-test",
                 "Orders": ORDERS,
                 "Payments": PAYMENTS,
                 **properties,
@@ -136,10 +138,10 @@ def test_an_answer_is_short_enough_for_cloudformation(task: Task, request_with: 
     ("properties", "expected"),
     [
         ({}, []),
-        ({"SignatureMode": "warn"}, [SECRET_READ]),
-        ({"InquiryMode": "enforce"}, [SECRET_READ]),
+        ({"SignatureMode": "warn"}, [KEYS_READ]),
+        ({"InquiryMode": "enforce"}, [ACCESS_READ]),
         ({"CrossCheckMode": "warn"}, [ORDERS_READ, PAYMENTS_READ]),
-        (dict.fromkeys(OFF, "enforce"), [SECRET_READ, SECRET_READ, ORDERS_READ, PAYMENTS_READ]),
+        (dict.fromkeys(OFF, "enforce"), [KEYS_READ, ACCESS_READ, ORDERS_READ, PAYMENTS_READ]),
     ],
     ids=str,
 )
@@ -154,10 +156,10 @@ def test_only_what_a_check_needs_is_read_and_only_if_it_is_on(
     ("changed", "expected"),
     [
         ({}, []),
-        ({"SignatureMode": "enforce"}, [SECRET_READ]),
+        ({"SignatureMode": "enforce"}, [KEYS_READ]),
         ({"SignatureMode": "off"}, []),
-        ({"SignatureScheme": "plain"}, [SECRET_READ]),
-        ({"InquiryMode": "warn"}, [SECRET_READ]),
+        ({"SignatureScheme": "plain"}, [KEYS_READ]),
+        ({"InquiryMode": "warn"}, [ACCESS_READ]),
         ({"Secret": "kbank-new"}, ["secret kbank-new"]),
         ({"CrossCheckMode": "warn"}, [ORDERS_READ, PAYMENTS_READ]),
         ({"Orders": {**ORDERS, "key": "id"}}, ["table order-table-dev, key id"]),
@@ -177,8 +179,8 @@ def test_an_update_reads_only_what_it_changes(
 
 def test_a_changed_secret_is_read_for_the_inquiry_too(task: Task, reads: list[str], request_with: Make) -> None:
     before = request_with(InquiryMode="warn")["ResourceProperties"]
-    update = {**request_with("Update", InquiryMode="warn", Secret="kbank-new"), "OldResourceProperties": before}
-    task.handler(update, None)
+    changed = request_with("Update", InquiryMode="warn", InquirySecret="kbank-new")
+    task.handler({**changed, "OldResourceProperties": before}, None)
     assert reads == ["secret kbank-new"]
 
 
@@ -197,7 +199,7 @@ def test_an_update_from_unknown_properties_reads_everything_and_keeps_the_id(
 ) -> None:
     request = {**request_with("Update", SignatureMode="warn"), "PhysicalResourceId": "earlier"}
     assert task.handler(request, None)["PhysicalResourceId"] == "earlier"
-    assert reads == [SECRET_READ]
+    assert reads == [KEYS_READ]
 
 
 def test_deleting_a_stack_reads_nothing(task: Task, reads: list[str], request_with: Make) -> None:
@@ -216,8 +218,8 @@ def test_everything_that_is_missing_is_reported_at_once(
     answer = task.handler(request_with(**dict.fromkeys(OFF, "enforce")), None)
     assert answer["Status"] == "FAILED"
     reasons = (
-        r"VerifySignature, secret kbank-test: .*AccessDeniedException.*",
-        r"InquirePayment, secret kbank-test: .*AccessDeniedException.*",
+        r"VerifySignature, secret kbank-test: .*AccessDeniedException.*, or the secret does not exist",
+        r"InquirePayment, secret kbank-inquiry-test: .*AccessDeniedException.*, or the secret does not exist",
         r"CrossCheckPayment, table order-table-dev with key orderId: .*AccessDeniedException.*",
         r"CrossCheckPayment, table payment3-card-payment-record-master with key paymentId: .*AccessDeniedException.*",
     )
@@ -276,10 +278,10 @@ def test_a_missing_table_or_a_wrong_key_fails_the_deployment(
         (
             "SignatureMode",
             "VerifySignature",
-            {"webhookSecrets": ["hush-hush!"]},
-            "A key in webhookSecrets is not base64, which Standard Webhooks requires.",
+            {"webhookSecrets": [*SECRET["webhookSecrets"], "hush-hush!"]},
+            "Key 2 of webhookSecrets is not base64, as Standard Webhooks requires.",
         ),
-        ("InquiryMode", "InquirePayment", ["hush-hush"], "The secret kbank-test is not a JSON object."),
+        ("InquiryMode", "InquirePayment", ["hush-hush"], "The secret kbank-inquiry-test is not a JSON object."),
         (
             "InquiryMode",
             "InquirePayment",
@@ -306,7 +308,8 @@ def test_a_wrong_secret_fails_the_deployment_at_once_and_is_not_shown(
 ) -> None:
     service.keeps_secret(secret)
     answer = task.handler(request_with(**{mode: "enforce"}), None)
-    assert (answer["Status"], answer["Reason"]) == ("FAILED", f"{check}, secret kbank-test: {problem}")
+    name = "kbank-test" if check == "VerifySignature" else "kbank-inquiry-test"
+    assert (answer["Status"], answer["Reason"]) == ("FAILED", f"{check}, secret {name}: {problem}")
     assert waits == []
 
 

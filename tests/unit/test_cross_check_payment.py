@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from callbacks.errors import ConfigurationError, OrderNotFound, PaymentMismatch, ServiceUnavailable
+from callbacks.errors import ConfigurationError, OrderNotFound, PaymentMismatch, PaymentNotFound, ServiceUnavailable
 from tests.unit.kit import Client, Json, Load, Log, Service, Task, Within, operations
 
 ORDERS = {"table": "order-table-dev", "key": "orderId", "user": "userId", "total": "total"}
-PAYMENTS = {"table": "payment3-card-payment-record-master", "key": "paymentId", "order": "orderId", "amount": "amount"}
+PAYMENTS = {
+    "table": "payment3-card-payment-record-master",
+    "key": "paymentId",
+    "order": "orderId",
+    "amount": "amount",
+    "required": "false",
+}
 ORDER_ID, PAYMENT_ID = "482500007436", "pay_bankapp_123"
 PASSED = "passed"
 
@@ -141,6 +147,19 @@ def test_an_order_that_arrives_a_moment_later_is_found(task: Task, order: PutCha
     assert task.handler(event(callback), None) == PASSED
 
 
+def test_a_payment_that_is_required_must_be_on_record(
+    task: Task, order: PutChanged, payment: PutChanged, callback: Json
+) -> None:
+    order()
+    checked = event(callback) | {"payments": PAYMENTS | {"required": "true"}}
+    with pytest.raises(PaymentNotFound, match=r"^The payment is not in the master payment table, or not yet$"):
+        task.handler(checked, None)
+    payment(orderId="a foreign order")
+    assert mismatch(task, checked) == "paymentId: is recorded for another order"
+    payment()
+    assert task.handler(checked, None) == PASSED
+
+
 @pytest.mark.parametrize("user", ["another user", "B5F392F7-6D89-433C-B24F-BF6A772CAB1A", Decimal(5), ["a"]], ids=str)
 def test_an_order_of_another_user_is_a_mismatch(task: Task, order: PutChanged, callback: Json, user: Any) -> None:
     order(userId=user)
@@ -188,7 +207,7 @@ def test_tables_keys_and_attributes_may_have_any_names(
     task: Task, dynamodb: Client, put: PutItem, callback: Json, key: str, user: str, total: str
 ) -> None:
     orders = {"table": "Orders.of-all_2026", "key": key, "user": user, "total": total}
-    payments = {"table": "payments", "key": key, "order": user, "amount": total}
+    payments = {**PAYMENTS, "table": "payments", "key": key, "order": user, "amount": total}
     create_table(dynamodb, orders["table"], key)
     create_table(dynamodb, payments["table"], key)
     checked = {**event(callback), "orders": orders, "payments": payments}
@@ -272,10 +291,15 @@ def test_two_consistent_reads_return_no_more_than_is_compared(remote: Task, serv
     assert set(payments["ExpressionAttributeNames"].values()) == {"paymentId", "orderId", "amount"}
 
 
-def test_an_order_that_does_not_agree_spares_the_second_read(remote: Task, service: Service, callback: Json) -> None:
-    with pytest.raises(PaymentMismatch):
-        remote.handler(event(callback, userId="another user"), None)
-    assert operations(service) == ["GetItem"]
+@pytest.mark.parametrize("changes", [{"userId": "another user"}, {"amount": "1"}, {"orderId": "another"}], ids=str)
+def test_what_is_refused_takes_as_many_calls_as_what_passes(
+    remote: Task, service: Service, callback: Json, changes: dict[str, str]
+) -> None:
+    if "orderId" in changes:
+        service.first.clear()
+    with pytest.raises((OrderNotFound, PaymentMismatch)):
+        remote.handler(event(callback, **changes), None)
+    assert operations(service) == ["GetItem", "GetItem"]
 
 
 @pytest.mark.parametrize("reads_before", [0, 1])

@@ -241,7 +241,8 @@ def save(callback: Json, _: Json) -> Json:
 
 def dispatch(mode: str) -> Callable[[Json, Json], Json]:
     names = {"channel": "BankApp", "function": "process-paid", "table": "records", "secondPaymentMode": mode}
-    return lambda callback, _: {**names, "callback": callback, "body": body_of("paid")}
+    names |= {"body": body_of("paid"), "signature": "skipped", "payment": "new"}
+    return lambda callback, _: {**names, "callback": callback, "isNew": True}
 
 
 def inquire(callback: Json, _: Json) -> Json:
@@ -270,7 +271,7 @@ def deploy(*_: Json) -> Json:
     names = ("StackId", "RequestId", "LogicalResourceId")
     modes = {f"{check}Mode": "enforce" for check in ("Signature", "CrossCheck", "Inquiry")}
     tables = {name: {"table": name, "key": "k"} for name in ("Orders", "Payments")}
-    properties = {**modes, **tables, "SignatureScheme": "standard", "Secret": "kbank-test"}
+    properties = {**modes, **tables, "SignatureScheme": "standard", "Secret": "kbank-test", "InquirySecret": "k"}
     url = {"RequestType": "Create", "ResponseURL": "https://cloudformation.example/answer"}
     return {**url, **dict.fromkeys(names, "n"), "ResourceProperties": properties}
 

@@ -22,6 +22,7 @@ EVENTS = Path(__file__).parents[2] / "events"
 RECORDS = table("WalletCallbackRecordTable")["TableName"]
 FUNCTION = "payment3-process-paid-wallet-order-internal-test"
 LATER = "2026-11-22T10:00:09.000Z#later"
+CONFLICT = "The payment was delivered before with another amount or user"
 
 BeforeInvoke = Callable[[Callable[[], None]], None]
 
@@ -29,7 +30,8 @@ BeforeInvoke = Callable[[Callable[[], None]], None]
 def event(callback: Json, **changes: Any) -> Json:
     """Return the input of the state."""
     common = {"channel": "BankApp", "function": FUNCTION, "table": RECORDS, "secondPaymentMode": "warn"}
-    return {**common, "body": body_of("paid"), "callback": {**callback, **changes}}
+    saved = {"signature": "skipped", "isNew": True, "payment": "new"}
+    return {**common, **saved, "body": body_of("paid"), "callback": {**callback, **changes}}
 
 
 def dispatched(callback: Json) -> Json:
@@ -55,6 +57,17 @@ def task(load: Load, records: Table, service: Service, callback: Json) -> Task:
         records.put_item(Item={"orderId": callback["orderId"], "deliveryId": delivery_id})
     service.answers(202, **{"x-amzn-requestid": "request-1"})
     return load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=service.url)
+
+
+@pytest.fixture
+def calls(task: Task) -> list[str]:
+    """The operations of DynamoDB that the task has called."""
+    made: list[str] = []
+    client = task.ledger.Payments._get_connection().connection.client
+    client.meta.events.register(
+        "before-send.dynamodb.*", lambda **event: made.append(event["event_name"].split(".")[-1])
+    )
+    return made
 
 
 @pytest.fixture
@@ -182,9 +195,29 @@ def test_a_retry_after_a_lost_answer_is_no_duplicate(task: Task, service: Servic
 
 def test_a_conflict_is_not_invoked_and_reveals_nothing(task: Task, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
-    with pytest.raises(PaymentConflict) as error:
-        task.handler(event(callback, userId="another", amount="7"), context(attempt="attempt-2"))
-    assert str(error.value) == "The payment was delivered before with another amount or user"
+    conflict = event(callback, userId="another", amount="7")
+    for known in ({"signature": "passed", "payment": "conflict"}, {"isNew": False, "payment": "conflict"}, {}):
+        with pytest.raises(PaymentConflict) as error:
+            task.handler(conflict | known, context(attempt="attempt-2"))
+        assert str(error.value) == CONFLICT
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("signature", ["skipped", "failed: InvalidSignature: webhook-id: is missing"])
+@pytest.mark.parametrize("changes", [{"userId": "another"}, {"amount": "7"}], ids=str)
+def test_an_unsigned_conflict_looks_like_a_duplicate_and_takes_as_many_calls(
+    task: Task, service: Service, callback: Json, calls: list[str], changes: dict[str, str], signature: str
+) -> None:
+    task.handler(event(callback), context())
+    calls.clear()
+    task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-2"))
+    of_a_duplicate = calls.copy()
+    calls.clear()
+    conflict = event(callback, deliveryId=LATER, **changes) | {"signature": signature, "payment": "conflict"}
+    answer = task.handler(conflict, context(attempt="attempt-3"))
+    contradiction = {"error": "PaymentConflict", "message": CONFLICT}
+    assert answer == {"dispatchedBy": None, "isDuplicate": True, "contradiction": contradiction}
+    assert calls == of_a_duplicate == ["UpdateItem", "GetItem"]
     assert len(service.requests) == 1
 
 

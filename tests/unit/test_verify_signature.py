@@ -188,15 +188,53 @@ def test_an_unreadable_secret_is_an_error_and_not_a_forgery(
     assert task.handler(event(headers_of(), mode="warn"), context()) == f"failed: {raised.__name__}"
 
 
-def test_a_failed_renewal_is_an_error_and_not_a_forgery(
-    task: Task, service: Service, later: Callable[[float], None]
+@pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize(
+    ("code", "status", "raised"),
+    [("InternalServiceError", 500, ServiceUnavailable), ("AccessDeniedException", 400, ClientError)],
+)
+def test_while_the_secret_cannot_be_read_again_an_unknown_signature_is_no_forgery(
+    task: Task, service: Service, later: Callable[[float], None], code: str, status: int, raised: type[Exception]
 ) -> None:
     task.handler(event(headers_of()), context())
     later(30)
     service.at.clear()
-    service.refuses("AccessDeniedException", 400)
-    with pytest.raises(ClientError):
+    service.refuses(code, status)
+    with pytest.raises(raised):
         task.handler(event(headers_of(key=OTHER_KEY)), context())
+    # Not even where the outage is known, and not asked about again.
+    with pytest.raises(ServiceUnavailable):
+        task.handler(event(headers_of(key=OTHER_KEY)), context())
+    assert task.handler(event(headers_of()), context()) == "passed"
+
+
+@pytest.mark.parametrize("mistyped", ["hush-hush!", "", None])
+def test_a_mistyped_key_stops_no_callback_that_is_signed_with_another_one(
+    task: Task, service: Service, later: Callable[[float], None], log: Log, mistyped: Any
+) -> None:
+    service.keeps_secret({"webhookSecrets": [mistyped, KEY]})
+    for _ in range(3):
+        assert task.handler(event(headers_of()), context()) == "passed"
+    (line,) = log()
+    assert (line["message"], line["secret"]) == ("Secret unusable", "kbank-test")
+    assert "Key 1 of webhookSecrets is " in line["problem"]
+    assert "hush" not in json.dumps(line)
+    # As long as the key is there, an alarm has something to count.
+    later(301)
+    assert task.handler(event(headers_of()), context()) == "passed"
+    assert len(log()) == 2
+
+
+def test_beside_a_mistyped_key_an_unknown_signature_is_no_forgery(
+    task: Task, service: Service, later: Callable[[float], None]
+) -> None:
+    service.keeps_secret({"webhookSecrets": ["hush-hush!", KEY]})
+    with pytest.raises(ConfigurationError, match=r"^Key 1 of webhookSecrets is not base64") as error:
+        task.handler(event(headers_of(key=OTHER_KEY)), context())
+    assert "hush" not in shown_by_lambda(error.value)
+    service.keeps_secret({"webhookSecrets": [OTHER_KEY, KEY]})
+    later(30)
+    assert task.handler(event(headers_of(key=OTHER_KEY)), context()) == "passed"
 
 
 @pytest.mark.usefixtures("pauses")

@@ -368,6 +368,8 @@ class Workflows:
             "valid": {"callback": self._replayer.callback(delivery)},
             "checks": {check: {"verdict": "skipped"} for check in CHECKS} | earlier["checks"],
             "modes": dict.fromkeys(CHECKS, "off") | earlier["modes"],
+            # It matters only to a conflict.
+            "record": {"isNew": True, "payment": "new"},
             **of_healing,
         }
         return Task(actor, "SaveCallbackRecord", as_text(data))

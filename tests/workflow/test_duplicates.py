@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from callbacks.queues import Lane, lane_of
 from tests.outcomes import FAILURE_MESSAGE, body_of
-from tests.workflow.account import INVOKE, Workflow
-from tests.workflow.paths import CONFLICT, PAID
+from tests.workflow.account import INVOKE, PROCESS_DIED, Workflow
+from tests.workflow.genuine import delivery as genuine_delivery
+from tests.workflow.genuine import forget_secrets, put_secret
+from tests.workflow.paths import CONFLICT, LOOKED_UP, PAID
 
 CONFLICT_ERROR = "The payment was delivered before with another amount or user"
 
@@ -32,20 +35,56 @@ def test_a_payment_that_is_delivered_again_is_dispatched_once(workflow: Workflow
 
 
 @pytest.mark.parametrize("other", [{"amount": 2339.01}, {"userId": "another"}])
-def test_a_payment_with_another_amount_or_user_than_before_is_a_conflict(
+def test_an_unsigned_conflict_is_told_to_operators_and_answered_like_a_duplicate(
     workflow: Workflow, other: dict[str, Any]
 ) -> None:
     workflow.run(delivery())
+    duplicate = workflow.run(delivery())
     execution = workflow.run(delivery(**other))
 
-    assert execution.states == CONFLICT
+    assert execution.answer == duplicate.answer
+    assert execution.answer[1]["duplicate"] is True
+    assert execution.waits == []
+    # The functions of the reports are only started.
+    assert set(execution.states) - set(PAID) == {
+        *("DescribeContradiction", "ReportSuspicion", "WarnSentry", "WarnByEmail", "IsForOperator?", "LogConflict"),
+        "WasInvoked?",
+    }
+    assert set(PAID) - set(execution.states) == {"ConfirmDispatch", "IsSuspicious?"}
+    assert (len(workflow.records), len(workflow.dispatched)) == (3, 1)
+    (error,) = workflow.errors
+    assert (error["error"], error["status"], lane_of(error["queue"])) == ("PaymentConflict", "open", Lane.OPERATOR)
+    assert CONFLICT_ERROR in error["cause"]
+    (mail,) = workflow.mails
+    assert mail.subject == "[test] BankApp callback: PaymentConflict"
+    assert len(workflow.sentry.events) == 1
+
+
+def test_an_unsigned_conflict_that_is_not_logged_is_found_by_healing(workflow: Workflow) -> None:
+    workflow.run(delivery() | {"requestId": "request-1"})
+    workflow.functions.fail("WriteErrorLog", PROCESS_DIED, times=1)
+    workflow.run(delivery(amount=1) | {"requestId": "request-2"})
+    assert workflow.errors == []
+    workflow.heal()
+
+    (error,) = workflow.errors
+    assert (error["requestId"], error["error"]) == ("request-2", "PaymentConflict")
+    assert (error["status"], lane_of(error["queue"])) == ("open", Lane.OPERATOR)
+    assert len(workflow.dispatched) == 1
+
+
+def test_the_bank_is_told_about_a_conflict_that_it_signed(workflow: Workflow) -> None:
+    forget_secrets(workflow)
+    put_secret()
+    workflow.deploy(SignatureMode="warn")
+    workflow.run({"body": body_of("paid").replace("2339", "1")})
+    execution = workflow.run(genuine_delivery())
+
+    assert execution.states[-len(CONFLICT) + len(LOOKED_UP) :] == CONFLICT[len(LOOKED_UP) :]
     assert execution.answer == (500, {"success": False, "error": CONFLICT_ERROR, "message": FAILURE_MESSAGE})
     assert execution.attempts["InvokeProcessPaid"] == 1
-    assert len(workflow.records) == 2
-    assert len(workflow.dispatched) == 1
     (error,) = workflow.errors
     assert (error["step"], error["error"]) == ("InvokeProcessPaid", "PaymentConflict")
-    assert len(workflow.mails) == len(workflow.sentry.events) == 1
 
 
 def test_a_missing_amount_is_no_conflict(workflow: Workflow) -> None:
