@@ -22,7 +22,6 @@ from callbacks.shown import show
 from callbacks.tables import CallbackRecord, bind, longest_call
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
-from callbacks.verdicts import PASSED
 
 MAX_REPEATS = int(config.required("MAX_DISPATCH_REPEATS"))
 # What a slow invoke and then a slow write to finish the claim take, on open connections.
@@ -42,27 +41,17 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
     Takes `channel`, `function` (name of the process-paid function), `table` (the channel's records),
     `secondPaymentMode` (`warn`, or `hold` to leave another payment of a paid order to an operator), `callback`
-    (what ValidateCallback returned), `body` (as received), `signature` (the verdict of VerifySignature), and `isNew`
-    and `payment` (what SaveCallbackRecord returned).
+    (what ValidateCallback returned) and `body` (as received).
     Returns `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted; `isDuplicate`: true if that was another
     delivery of the same payment; and `contradiction`: None, or the `error` (OrderPaidTwice, PaymentIdReused or
     PaymentsNotCompared) and its `message`.
-    An unsigned delivery that contradicts a dispatched payment looks like a duplicate, and its `contradiction` is the
-    PaymentConflict: who guesses a user or an amount must not learn from the answer whether the guess is right.
     Raises OrderPaidTwice, PaymentConflict, DispatchInProgress, DispatchUncertain, DispatchUndecided and
     ServiceUnavailable.
     """
     callback = event["callback"]
     attempt = ledger.Attempt(event["channel"], callback, context.aws_request_id)
-    try:
-        with translate_transient_errors():
-            dispatched_by = _claim(attempt, event, context)
-    except PaymentConflict as error:
-        # Nobody outside waits for a redrive, and what may not have been dispatched must not be answered 200.
-        if event["signature"] == PASSED or not event["isNew"] or event["payment"] != ledger.Standing.CONFLICT:
-            raise
-        told = {"error": type(error).__name__, "message": str(error)}
-        return {"dispatchedBy": None, "isDuplicate": True, "contradiction": told}
+    with translate_transient_errors():
+        dispatched_by = _claim(attempt, event, context)
     if dispatched_by is None:
         _dispatch(attempt, event, context)
         dispatched_by = attempt.delivery_id

@@ -241,8 +241,7 @@ def save(callback: Json, _: Json) -> Json:
 
 def dispatch(mode: str) -> Callable[[Json, Json], Json]:
     names = {"channel": "BankApp", "function": "process-paid", "table": "records", "secondPaymentMode": mode}
-    names |= {"body": body_of("paid"), "signature": "skipped", "payment": "new"}
-    return lambda callback, _: {**names, "callback": callback, "isNew": True}
+    return lambda callback, _: {**names, "callback": callback, "body": body_of("paid")}
 
 
 def inquire(callback: Json, _: Json) -> Json:

@@ -30,8 +30,7 @@ BeforeInvoke = Callable[[Callable[[], None]], None]
 def event(callback: Json, **changes: Any) -> Json:
     """Return the input of the state."""
     common = {"channel": "BankApp", "function": FUNCTION, "table": RECORDS, "secondPaymentMode": "warn"}
-    saved = {"signature": "skipped", "isNew": True, "payment": "new"}
-    return {**common, **saved, "body": body_of("paid"), "callback": {**callback, **changes}}
+    return {**common, "body": body_of("paid"), "callback": {**callback, **changes}}
 
 
 def dispatched(callback: Json) -> Json:
@@ -196,27 +195,23 @@ def test_a_retry_after_a_lost_answer_is_no_duplicate(task: Task, service: Servic
 def test_a_conflict_is_not_invoked_and_reveals_nothing(task: Task, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
     conflict = event(callback, userId="another", amount="7")
-    for known in ({"signature": "passed", "payment": "conflict"}, {"isNew": False, "payment": "conflict"}, {}):
-        with pytest.raises(PaymentConflict) as error:
-            task.handler(conflict | known, context(attempt="attempt-2"))
-        assert str(error.value) == CONFLICT
+    with pytest.raises(PaymentConflict) as error:
+        task.handler(conflict, context(attempt="attempt-2"))
+    assert str(error.value) == CONFLICT
     assert len(service.requests) == 1
 
 
-@pytest.mark.parametrize("signature", ["skipped", "failed: InvalidSignature: webhook-id: is missing"])
 @pytest.mark.parametrize("changes", [{"userId": "another"}, {"amount": "7"}], ids=str)
-def test_an_unsigned_conflict_looks_like_a_duplicate_and_takes_as_many_calls(
-    task: Task, service: Service, callback: Json, calls: list[str], changes: dict[str, str], signature: str
+def test_a_conflict_takes_as_many_calls_as_a_duplicate(
+    task: Task, service: Service, callback: Json, calls: list[str], changes: dict[str, str]
 ) -> None:
     task.handler(event(callback), context())
     calls.clear()
     task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-2"))
     of_a_duplicate = calls.copy()
     calls.clear()
-    conflict = event(callback, deliveryId=LATER, **changes) | {"signature": signature, "payment": "conflict"}
-    answer = task.handler(conflict, context(attempt="attempt-3"))
-    contradiction = {"error": "PaymentConflict", "message": CONFLICT}
-    assert answer == {"dispatchedBy": None, "isDuplicate": True, "contradiction": contradiction}
+    with pytest.raises(PaymentConflict):
+        task.handler(event(callback, deliveryId=LATER, **changes), context(attempt="attempt-3"))
     assert calls == of_a_duplicate == ["UpdateItem", "GetItem"]
     assert len(service.requests) == 1
 

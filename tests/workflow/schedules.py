@@ -369,7 +369,6 @@ class Workflows:
             "checks": {check: {"verdict": "skipped"} for check in CHECKS} | earlier["checks"],
             "modes": dict.fromkeys(CHECKS, "off") | earlier["modes"],
             # It matters only to a conflict.
-            "record": {"isNew": True, "payment": "new"},
             **of_healing,
         }
         return Task(actor, "SaveCallbackRecord", as_text(data))

@@ -270,7 +270,7 @@ def test_a_decision_whose_run_dies_is_reported_and_not_made_up_for(workflow: Wor
 
 def test_a_dismissal_that_could_not_be_settled_is_made_again(workflow: Workflow) -> None:
     contradict(workflow)
-    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=1)
+    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=3)
     assert decide(workflow, "dismiss")[0] == "left for the next run"
     workflow.pass_time()
 

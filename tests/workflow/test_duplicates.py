@@ -47,8 +47,8 @@ def test_an_unsigned_conflict_is_told_to_operators_and_answered_like_a_duplicate
     assert execution.waits == []
     # The functions of the reports are only started.
     assert set(execution.states) - set(PAID) == {
-        *("DescribeContradiction", "ReportSuspicion", "WarnSentry", "WarnByEmail", "IsForOperator?", "LogConflict"),
-        "WasInvoked?",
+        *("MayConflictBeTold?", "AnswerLikeDuplicate", "DescribeConflict"),
+        *("ReportSuspicion", "WarnSentry", "WarnByEmail", "IsForOperator?", "LogConflict", "WasInvoked?"),
     }
     assert set(PAID) - set(execution.states) == {"ConfirmDispatch", "IsSuspicious?"}
     assert (len(workflow.records), len(workflow.dispatched)) == (3, 1)

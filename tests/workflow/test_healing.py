@@ -294,7 +294,7 @@ def test_a_run_that_cannot_collect_lost_payments_heals_the_rest_and_fails(workfl
 
 def test_the_claims_of_a_run_that_dies_expire(workflow: Workflow) -> None:
     fail_to_dispatch(workflow, 1)
-    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=1)
+    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=3)
     left = workflow.heal()
     assert results(left)["request-1"][0] == "left for the next run"
     assert results(workflow.heal()) == {}
@@ -306,7 +306,7 @@ def test_the_claims_of_a_run_that_dies_expire(workflow: Workflow) -> None:
 
 def test_a_failure_that_cannot_be_claimed_stops_no_other(workflow: Workflow) -> None:
     fail_to_dispatch(workflow, 1, 2)
-    workflow.functions.fail("ClaimFailure", PROCESS_DIED, times=1)
+    workflow.functions.fail("ClaimFailure", PROCESS_DIED, times=3)
 
     healed = results(workflow.heal())
     assert sorted(status for status, _ in healed.values()) == ["left for the next run", "resolved"]
@@ -330,14 +330,14 @@ def test_a_last_attempt_without_an_outcome_is_given_up_and_reported(workflow: Wo
         workflow.heal()
     assert status_of(workflow) == {"request-1": ("open", 7)}
     workflow.functions.run_after(lost, kill_process)
-    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=1)
+    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=3)
     assert results(workflow.heal())["request-1"][0] in {"left for the next run", "skipped"}
     assert status_of(workflow) == {"request-1": ("redriven", 8)}
     workflow.functions.recover()
     workflow.pass_time()
 
     # It is reported even if that takes a second run.
-    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=1)
+    workflow.functions.fail("SettleFailure", PROCESS_DIED, times=3)
     assert results(workflow.heal())["request-1"][0] == "left for the next run"
     workflow.pass_time()
     assert results(workflow.heal()) == {"request-1": ("given up", "The last attempt left no result")}
