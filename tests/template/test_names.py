@@ -57,26 +57,28 @@ UNNAMED_ERRORS = {
 }
 ALL_STATES = [(name, state) for states in STATES.values() for name, state in states.items()]
 
-HEAVY_MODULES = {"boto3", "pynamodb", "sentry_sdk"}
+# What takes long to import. None needs boto3, nor a library to log.
+HEAVY_MODULES = {"boto3", "aws_lambda_powertools", "botocore", "pynamodb", "sentry_sdk", "urllib3"}
+AWS = {"botocore", "urllib3"}
 NEEDED_MODULES: dict[str, set[str]] = {
-    "verify_signature": {"boto3"},
-    "cross_check_payment": {"boto3"},
-    "inquire_payment": {"boto3"},
+    "verify_signature": AWS,
+    "cross_check_payment": AWS,
+    "inquire_payment": AWS,
     "validate_callback": set(),
-    "save_callback_record": {"pynamodb"},
-    "invoke_process_paid": {"boto3", "pynamodb"},
-    "write_error_log": {"pynamodb"},
-    "report_to_sentry": {"sentry_sdk"},
-    "send_error_email": {"boto3", "pynamodb"},
-    "take_parked": {"boto3", "pynamodb"},
-    "collect_undispatched": {"pynamodb"},
-    "find_failures": {"pynamodb"},
-    "claim_failure": {"pynamodb"},
-    "settle_failure": {"pynamodb"},
-    "reopen_payment": {"boto3", "pynamodb"},
-    "report_suppressed": {"boto3", "pynamodb", "sentry_sdk"},
-    "send_digest": {"boto3", "pynamodb"},
-    "check_readiness": {"boto3"},
+    "save_callback_record": AWS | {"pynamodb"},
+    "invoke_process_paid": AWS | {"pynamodb"},
+    "write_error_log": AWS | {"pynamodb"},
+    "report_to_sentry": {"sentry_sdk", "urllib3"},
+    "send_error_email": AWS | {"pynamodb"},
+    "take_parked": AWS | {"pynamodb"},
+    "collect_undispatched": AWS | {"pynamodb"},
+    "find_failures": AWS | {"pynamodb"},
+    "claim_failure": AWS | {"pynamodb"},
+    "settle_failure": AWS | {"pynamodb"},
+    "reopen_payment": AWS | {"pynamodb"},
+    "report_suppressed": AWS | {"pynamodb", "sentry_sdk"},
+    "send_digest": AWS | {"pynamodb"},
+    "check_readiness": AWS,
 }
 
 

@@ -1,21 +1,19 @@
 """What the template guarantees: least privilege, kept data, bounded logs, alarms, and an API that takes only JSON."""
 
-import io
 import json
 import re
 import tomllib
 from typing import Any
 
 import pytest
-from aws_lambda_powertools.utilities.typing import LambdaContext
 from ministack.services.cloudformation import engine as cloudformation
 
 from callbacks import checks
 from callbacks.errors import InvalidSignature
 from callbacks.tables import CallbackError
-from callbacks.telemetry import logger
 from local.stack import ROOT
 from tests.sources import CHECKS, FUNCTIONS, RESOURCES, STATES, TABLES, TEMPLATE, statements_of
+from tests.unit.kit import context
 from tests.workflow.engine import PARAMETERS
 from tests.workflow.engine import resolved as deployed
 
@@ -343,17 +341,13 @@ def test_an_alarm_notifies_the_topic_if_there_is_one(name: str) -> None:
     assert actions not in deployed(ALARMS[name])
 
 
-def test_a_metric_counts_failed_checks_by_check_and_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    (handler,) = logger.handlers
-    stream = io.StringIO()
-    monkeypatch.setattr(handler, "stream", stream)
-
+def test_a_metric_counts_failed_checks_by_check_and_mode(capsys: pytest.CaptureFixture[str]) -> None:
     @checks.check("VerifySignature")
     def verify(_: dict[str, Any], __: object) -> None:
         raise InvalidSignature("signature: does not match")
 
-    verify({"mode": "warn", "callback": {"orderId": "o", "paymentId": "p", "requestId": "r"}}, LambdaContext())
-    line = json.loads(stream.getvalue())
+    verify({"mode": "warn", "callback": {"orderId": "o", "paymentId": "p", "requestId": "r"}}, context())
+    line = json.loads(capsys.readouterr().out)
     metric = RESOURCES["ChecksFailed"]["Properties"]
     field, value = re.findall(r'^\{ \$\.(\w+) = "(.+)" }$', metric["FilterPattern"])[0]
     assert line[field] == value

@@ -1,7 +1,6 @@
 """What the unit tests share: the environment, the tables of template.yaml, and AWS behind a local socket."""
 
 import importlib
-import io
 import json
 import os
 import socket
@@ -113,17 +112,22 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Import a task as a cold start does: `load("write_error_log", ERROR_LOG_TABLE="…")`."""
     package = importlib.import_module("callbacks")
-    bind = importlib.import_module("callbacks.tables").bind
+    clients, tables = (importlib.import_module(f"callbacks.{name}") for name in ("clients", "tables"))
     # Like a task, they read the environment, or remember something, from their import on.
     shared = ("windows", "alerts", "emails", "sentry", "bank", "bank_secret", "items", "ledger", "pace", "redrives")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 
+    def forget_clients() -> None:
+        # A client keeps its endpoint, and a bound table its client.
+        clients.connect.cache_clear()
+        tables.bind.cache_clear()
+
     def imported(task: str, **variables: str) -> Task:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-            if name == "AWS_ENDPOINT_URL":
-                bind.cache_clear()
+            if name.startswith("AWS_ENDPOINT_URL"):
+                forget_clients()
         for name in shared:
             monkeypatch.delitem(sys.modules, f"callbacks.{name}", raising=False)
             monkeypatch.delattr(package, name, raising=False)
@@ -131,19 +135,20 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         return importlib.import_module(task)
 
     yield imported
-    # A bound table keeps its client, and with it the endpoint.
-    if "AWS_ENDPOINT_URL" in os.environ:
-        bind.cache_clear()
+    if any(name.startswith("AWS_ENDPOINT_URL") for name in os.environ):
+        forget_clients()
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
+def log(capsys: pytest.CaptureFixture[str]) -> Log:
     """The lines that the tasks have logged."""
-    (handler,) = importlib.import_module("callbacks.telemetry").logger.handlers
-    stream = io.StringIO()
-    before = handler.setStream(stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    handler.setStream(before)
+    lines: list[Json] = []
+
+    def read() -> list[Json]:
+        lines.extend(json.loads(line) for line in capsys.readouterr().out.splitlines())
+        return lines
+
+    return read
 
 
 @pytest.fixture(scope="session")
@@ -268,8 +273,12 @@ def before_call() -> Iterator[BeforeCall]:
 
     def register(model: type[Model], operation: str, action: Callable[[], object]) -> None:
         events = model._get_connection().connection.client.meta.events
+        table_name = json.dumps(model.Meta.table_name).encode()
 
-        def once(**_: object) -> None:
+        def once(request: Any, **_: object) -> None:
+            # Other tables share the client.
+            if table_name not in request.body:
+                return
             events.unregister(f"before-send.dynamodb.{operation}", once)
             waiting.remove(once)
             action()
