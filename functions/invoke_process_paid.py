@@ -146,8 +146,9 @@ def _invoke(function: str, payload: bytes) -> str:
         raise
     except Exception as error:
         raise DispatchUncertain("Lambda did not answer, so the payment may have been dispatched") from error
-    # Otherwise the connection stays open until the garbage collector finds it.
-    answer["Payload"].close()
+    # Frees the connection for the next invoke. Whatever happens here, Lambda has accepted this one.
+    with suppress(Exception):
+        answer["Payload"].read()
     return str(answer["ResponseMetadata"].get("RequestId", "unknown"))
 
 

@@ -154,5 +154,5 @@ def _start(function: str, failure: Failure) -> None:
     answer = lambda_client.invoke(
         FunctionName=function, InvocationType="Event", Payload=json.dumps(failure.as_event()).encode()
     )
-    # Otherwise the connection stays open until the garbage collector finds it.
-    answer["Payload"].close()
+    # Frees the connection for the next invoke.
+    answer["Payload"].read()
