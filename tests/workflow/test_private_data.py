@@ -1,10 +1,8 @@
 """No private data and no text of a caller gets into logs, e-mails or Sentry, on any path of a callback."""
 
 import base64
-import io
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +19,7 @@ AGENT = "private-agent/1.0"
 KEY = base64.b64encode(b"private key of the bank").decode()
 PRIVATE = [USER, AMOUNT, MESSAGE, AGENT, KEY, "private key of the bank"]
 Play = Callable[[Workflow], object]
+Log = Callable[[], str]
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 
@@ -101,23 +100,24 @@ CHECKED_PATHS: dict[str, Play] = {
 
 
 @pytest.fixture
-def log() -> Iterator[io.StringIO]:
-    """What the tasks write to their log."""
-    stream = io.StringIO()
-    handlers: list[Any] = logging.getLogger("payment3-callback").handlers
-    before = [handler.setStream(stream) for handler in handlers]
-    yield stream
-    for handler, earlier in zip(handlers, before, strict=True):
-        handler.setStream(earlier)
+def log(capsys: pytest.CaptureFixture[str]) -> Log:
+    """What the tasks have written to their log so far."""
+    written: list[str] = []
+
+    def read() -> str:
+        written.append(capsys.readouterr().out)
+        return "".join(written)
+
+    return read
 
 
-def told(workflow: Workflow, log: io.StringIO) -> tuple[str, str, str]:
+def told(workflow: Workflow, log: Log) -> tuple[str, str, str]:
     """Return what the logs, the e-mails and Sentry's events say."""
     mails = (f"{mail.subject}{mail.body}" for mail in workflow.mails)
-    return log.getvalue() + "".join(workflow.functions.log), "".join(mails), json.dumps(workflow.sentry.events)
+    return log() + "".join(workflow.functions.log), "".join(mails), json.dumps(workflow.sentry.events)
 
 
-def assert_nothing_private_leaves(workflow: Workflow, log: io.StringIO, play: Play, mode: str) -> None:
+def assert_nothing_private_leaves(workflow: Workflow, log: Log, play: Play, mode: str) -> None:
     forget_secrets(workflow)
     client("secretsmanager").create_secret(Name="kbank-test", SecretString=json.dumps({"webhookSecrets": [KEY]}))
     workflow.deploy(**dict.fromkeys(["SignatureMode", "CrossCheckMode"], mode))
@@ -134,13 +134,13 @@ def assert_nothing_private_leaves(workflow: Workflow, log: io.StringIO, play: Pl
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nothing_private_leaves(workflow: Workflow, log: io.StringIO, path: str) -> None:
+def test_nothing_private_leaves(workflow: Workflow, log: Log, path: str) -> None:
     assert_nothing_private_leaves(workflow, log, PATHS[path], "off")
 
 
 @pytest.mark.parametrize("mode", ["warn", "enforce"])
 @pytest.mark.parametrize("path", CHECKED_PATHS)
-def test_nothing_private_leaves_a_check(workflow: Workflow, log: io.StringIO, path: str, mode: str) -> None:
+def test_nothing_private_leaves_a_check(workflow: Workflow, log: Log, path: str, mode: str) -> None:
     assert_nothing_private_leaves(workflow, log, CHECKED_PATHS[path], mode)
 
 
@@ -210,7 +210,7 @@ LETTERS: dict[str, Play] = {
 }
 
 
-def assert_no_text_leaves(workflow: Workflow, log: io.StringIO, play: Play) -> str:
+def assert_no_text_leaves(workflow: Workflow, log: Log, play: Play) -> str:
     play(workflow)
     for said in told(workflow, log):
         assert "evil.example" not in said
@@ -219,7 +219,7 @@ def assert_no_text_leaves(workflow: Workflow, log: io.StringIO, play: Play) -> s
 
 
 @pytest.mark.parametrize("path", LETTERS)
-def test_no_caller_writes_to_operators(workflow: Workflow, log: io.StringIO, path: str) -> None:
+def test_no_caller_writes_to_operators(workflow: Workflow, log: Log, path: str) -> None:
     said = assert_no_text_leaves(workflow, log, LETTERS[path])
     # There is something to search: an id, or the refusal of a body without one.
     assert "\\u002eexample" in said or path == "no object"
@@ -229,7 +229,7 @@ def test_no_caller_writes_to_operators(workflow: Workflow, log: io.StringIO, pat
 
 
 @pytest.mark.parametrize("mode", ["warn", "enforce"])
-def test_no_caller_writes_to_operators_through_a_check(workflow: Workflow, log: io.StringIO, mode: str) -> None:
+def test_no_caller_writes_to_operators_through_a_check(workflow: Workflow, log: Log, mode: str) -> None:
     forget_secrets(workflow)
     client("secretsmanager").create_secret(Name="kbank-test", SecretString=json.dumps({"webhookSecrets": [KEY]}))
     create_tables()
