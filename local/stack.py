@@ -23,8 +23,8 @@ import boto3
 from botocore.config import Config
 
 import package
-from package import ROOT
 
+ROOT = package.ROOT
 BUILDS = ROOT / ".aws-sam/local"
 # What the build is made of.
 SOURCES = ("template.yaml", "functions", "statemachine", "package.py")
