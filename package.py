@@ -20,6 +20,7 @@ from typing import Any
 from samcli.yamlhelper import yaml_dump, yaml_parse
 
 ROOT = Path(__file__).parent
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 BUILD_DIR = ROOT / ".aws-sam/build"
 # Where Lambda unpacks the zip; a traceback names its files by it.
 LAMBDA_DIR = "/var/task"
@@ -90,9 +91,9 @@ def remove_unused(folder: Path) -> None:
     data = folder / "botocore/data"
     kept = dict(_used_data(data))
     shutil.rmtree(data)
-    for path, text in kept.items():
-        (data / path).parent.mkdir(parents=True, exist_ok=True)
-        (data / path).write_text(text)
+    for name, text in kept.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text(text)
 
 
 def add_bytecode(folder: Path) -> None:
@@ -110,9 +111,8 @@ def add_bytecode(folder: Path) -> None:
 
 def _require_python_of(runtime: str) -> None:
     """Require the Python whose bytecode the runtime reads."""
-    own = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    if own != runtime:
-        raise BuildError(f"The functions run on {runtime}, which cannot read the bytecode of {own}: use {runtime}.")
+    if runtime != PYTHON:
+        raise BuildError(f"The functions run on {runtime}, which cannot read the bytecode of {PYTHON}: use {runtime}.")
 
 
 def _used_data(data: Path) -> Iterator[tuple[str, str]]:

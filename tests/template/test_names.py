@@ -5,14 +5,13 @@ import re
 import subprocess
 import sys
 from functools import cache
-from itertools import chain
 from typing import NamedTuple
 
 import pytest
 
 from callbacks import errors
 from local.stack import ROOT
-from tests.sources import DEFINITION_TEXTS, FUNCTIONS, MACHINES, RESOURCES, STATES, cold_start_of
+from tests.sources import DEFINITION_TEXTS, FUNCTIONS, MACHINES, RESOURCES, STATES
 
 TASKS = {
     "VerifySignature": "verify_signature",
@@ -136,14 +135,7 @@ def test_a_machine_and_the_template_agree_on_the_substitutions(machine: str) -> 
 
 
 PROBE = """
-import importlib, sys, time
-from importlib import _bootstrap_external
-path_of_bytecode = _bootstrap_external.cache_from_source
-def without_bytecode(path, **options):
-    if "/site-packages/" in path or "/functions/" in path:
-        raise NotImplementedError
-    return path_of_bytecode(path, **options)
-_bootstrap_external.cache_from_source = without_bytecode
+import importlib, sys
 from callbacks import config
 names = set()
 for reader in ("required", "optional"):
@@ -152,7 +144,6 @@ for reader in ("required", "optional"):
 importlib.import_module(sys.argv[1])
 print(*names)
 print(*sys.modules)
-print(time.process_time())
 """
 # Compiling, which is most of an import, in seconds of CPU: 0.2 on an idle core like those of the task's functions.
 YARDSTICK = """
@@ -178,23 +169,20 @@ LOCAL_ONLY = {"check_readiness": {"READINESS_PAUSE_SECONDS"}}
 
 
 class Import(NamedTuple):
-    """What the import of a task reads from the environment, which modules it loads, and its seconds of CPU."""
+    """What the import of a task reads from the environment, and which modules it loads."""
 
     variables: set[str]
     modules: set[str]
-    seconds: float
 
 
-def import_anew(module: str) -> Import:
-    """Import a task in a new process, like a cold start: the deployed packages have no bytecode, Python itself does."""
+@cache
+def import_of(module: str) -> Import:
+    """Import a task in a new process, like a cold start."""
     environment = {**ANY_ENVIRONMENT, **ACCOUNT, "PYTHONPATH": str(ROOT / "functions")}
     command = [sys.executable, "-c", PROBE, module]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    variables, modules, seconds = run.stdout.splitlines()
-    return Import(set(variables.split()), set(modules.split()), float(seconds))
-
-
-import_of = cache(import_anew)
+    variables, modules = run.stdout.splitlines()
+    return Import(set(variables.split()), set(modules.split()))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -208,13 +196,6 @@ def test_a_task_imports_no_more_than_it_needs(module: str) -> None:
     loaded = import_of(module).modules
     assert HEAVY_MODULES & loaded == NEEDED_MODULES[module]
     assert not (set(FILES.values()) - {module}) & loaded, "a task imports another task"
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_cold_start_imports_a_task_in_the_time_allowed_for_it(name: str) -> None:
-    # Other processes may slow an import down, and the yardstick with it.
-    imports = chain([import_of(FILES[name])], (import_anew(FILES[name]) for _ in range(3)))
-    assert any(each.seconds <= cold_start_of(name) * max(1, slowness()) for each in imports)
 
 
 def slowness() -> float:
