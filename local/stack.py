@@ -247,7 +247,7 @@ class Stack:
             raise LocalStackError(f"sam {command} failed:\n{run.stdout}{run.stderr}")
 
     def _start_functions(self) -> None:
-        """Start as many processes of each callback function as run at once, so that no callback waits for one.
+        """Start a process of each callback function, so that the first callback waits for none.
 
         No handler reaches an AWS call: each fails to read the empty event.
         """
@@ -256,8 +256,7 @@ class Stack:
         lambda_client = self.client("lambda")
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             for function in functions:
-                for _ in range(CONCURRENCY):
-                    pool.submit(lambda_client.invoke, FunctionName=function, Payload=b"{}")
+                pool.submit(lambda_client.invoke, FunctionName=function, Payload=b"{}")
 
 
 def require_free_port(port: int, variable: str) -> None:
