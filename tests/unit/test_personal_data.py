@@ -76,6 +76,8 @@ def test_an_export_has_every_item_and_nothing_of_others(
     paid(user=OTHER, order="another order")
     failure = failed(event=event_of(USER_ID))
     failed(requestId="another", orderId="another order", event=event_of(OTHER))
+    # What the tasks have logged.
+    capsys.readouterr()
     assert run("export", *whose) == 0
     found = exported(capsys)
     assert [item["where"] for item in found] == ["failure", "record", "ledger"]
