@@ -18,7 +18,7 @@ ORDINARY := -m "not exhaustive"
 COVERAGE :=
 test: COVERAGE := --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-.PHONY: help run demo redrive mark-dispatched personal-data test test-exhaustive unit workflow e2e bench check format-check lint types template deploy format lock clean
+.PHONY: help run demo redrive mark-dispatched personal-data test test-exhaustive unit workflow e2e bench check format-check lint types template build deploy format lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 17
@@ -69,8 +69,11 @@ types: .venv/ready
 template: .venv/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0 sam validate --lint
 
-deploy: .venv/ready  ## Build and deploy to AWS according to samconfig.toml; ENV=prod for production
-	@PATH="$(CURDIR)/$(BIN):$$PATH" sh -c 'sam build && sam deploy --config-env $(ENV)'
+build: .venv/ready  ## Build what `make deploy` deploys
+	@$(BIN)/python -m package
+
+deploy: build  ## Build and deploy to AWS according to samconfig.toml; ENV=prod for production
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sam deploy --config-env $(ENV)
 
 format: .venv/ready  ## Format the code
 	@$(BIN)/ruff format .

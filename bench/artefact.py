@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
+import package
 from local.stack import ROOT
 
 WORK = ROOT / ".aws-sam/bench"
@@ -21,7 +22,7 @@ MEBIBYTE = 1024 * 1024
 
 
 def build_ours() -> Path:
-    """Return a copy of functions/ with its libraries and bytecode."""
+    """Return a copy of functions/ with its libraries and bytecode, without what package.py leaves out."""
     return _build("ours", ROOT / "functions")
 
 
@@ -57,7 +58,7 @@ def _build(name: str, source: Path, *only: str) -> Path:
     sources = [source / file for file in only] or sorted(
         path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"
     )
-    digest = hashlib.sha256()
+    digest = hashlib.sha256((ROOT / "package.py").read_bytes())
     for file in sources:
         digest.update(f"{file.relative_to(source)}\0".encode() + file.read_bytes())
     built = WORK / f"{name}-{digest.hexdigest()[:12]}"
@@ -77,6 +78,8 @@ def _build(name: str, source: Path, *only: str) -> Path:
     )
     if run.returncode:
         raise RuntimeError(f"pip failed:\n{run.stderr}")
+    if source == ROOT / "functions":
+        package.remove_unused(building)
     compileall.compile_dir(building, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
     # Another bench may have been faster.
     with suppress(OSError):

@@ -9,10 +9,10 @@ from datetime import timedelta
 from itertools import takewhile
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
 from pynamodb.expressions.condition import Condition
 
 from callbacks import config, deadline, error_log, queues, times
+from callbacks.deadline import Context
 from callbacks.selection import Selection
 from callbacks.tables import CallbackError, CallbackRecord, bind, longest_call, read_while
 from callbacks.telemetry import logger
@@ -25,7 +25,7 @@ KEYS_PER_END = 10
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Move records that are old enough from the index into the error log, as failures that are due at once.
 
     Stops if the time for another record is no longer left; the rest stays in the index for the next page or run.

@@ -3,15 +3,14 @@
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from callbacks import items
 from callbacks.checks import check
+from callbacks.deadline import Context
 from callbacks.errors import ConfigurationError, OrderNotFound, PaymentMismatch, PaymentNotFound
 
 
 @check("CrossCheckPayment")
-def handler(event: dict[str, Any], context: LambdaContext) -> None:
+def handler(event: dict[str, Any], context: Context) -> None:
     """Check that the order exists and has this user and total, and that no other order or amount has this payment.
 
     Takes `callback` (what ValidateCallback returned), `mode`, `orders` (`table`, and its attributes `key`, `user` and

@@ -6,10 +6,10 @@ from itertools import takewhile
 from math import ceil
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
 from pynamodb.expressions.condition import Condition
 
 from callbacks import config, deadline, errors, pace, queues, times
+from callbacks.deadline import Context
 from callbacks.errors import InvalidSelection, Refusal
 from callbacks.queues import Lane
 from callbacks.selection import Selection
@@ -33,7 +33,7 @@ type Json = dict[str, Any]
 type HasTime = Callable[[], bool]
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Return a page of the failures that the selection names, or none if the run is over; fewer if the time ends.
 
     Takes `channel`, `selection` (the healing workflow's input), `collected` (the request ids that CollectUndispatched

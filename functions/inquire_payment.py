@@ -3,15 +3,14 @@
 from decimal import Decimal
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from callbacks import bank, bank_secret
 from callbacks.checks import check
+from callbacks.deadline import Context
 from callbacks.errors import PaymentMismatch, PaymentNotConfirmed
 
 
 @check("InquirePayment")
-def handler(event: dict[str, Any], context: LambdaContext) -> None:
+def handler(event: dict[str, Any], context: Context) -> None:
     """Check that the bank confirms the payment and its amount.
 
     Takes `callback` (what ValidateCallback returned), `mode` and `secret` (its name).

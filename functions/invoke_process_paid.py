@@ -5,12 +5,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import boto3
-from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
-from callbacks import config, deadline, ledger
+from callbacks import clients, config, deadline, ledger
+from callbacks.deadline import Context
 from callbacks.errors import (
     DispatchInProgress,
     DispatchUncertain,
@@ -31,12 +29,10 @@ RECORD_GONE = "An earlier delivery may have dispatched the payment, but its reco
 PAID_TWICE = "Payment {} of the order was dispatched too"
 
 # No retry: if only the answer was lost, it would invoke twice.
-lambda_client = boto3.client(
-    "lambda", config=Config(connect_timeout=0.1, read_timeout=0.95, retries={"total_max_attempts": 1})
-)
+lambda_client = clients.connect("lambda", read_timeout=0.95)
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Invoke the process-paid function asynchronously with the body, byte for byte as received.
 
     Takes `channel`, `function` (name of the process-paid function), `table` (the channel's records),
@@ -67,7 +63,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"dispatchedBy": dispatched_by, "isDuplicate": is_duplicate, "contradiction": contradiction}
 
 
-def _claim(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaContext) -> str | None:
+def _claim(attempt: ledger.Attempt, event: dict[str, Any], context: Context) -> str | None:
     """Claim the payment as ledger.claim does; if its answer is lost, give the claim back for the state's retry."""
     lifetime = timedelta(seconds=deadline.seconds_left(context))
     is_recorded, require_time = partial(_is_recorded, event, context), partial(deadline.require, context)
@@ -81,7 +77,7 @@ def _claim(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaContex
         raise
 
 
-def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaContext) -> None:
+def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: Context) -> None:
     """Invoke process-paid for a claimed payment, and finish the claim, or release it if nothing was invoked."""
     try:
         if event["secondPaymentMode"] == HOLD and attempt.permit is None:
@@ -101,13 +97,13 @@ def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: LambdaCon
         logger.warning("The dispatch could not be stored", deliveryId=attempt.delivery_id, error=type(error).__name__)
 
 
-def _require_no_other_payment(attempt: ledger.Attempt, context: LambdaContext) -> None:
+def _require_no_other_payment(attempt: ledger.Attempt, context: Context) -> None:
     deadline.require(context, longest_call(ledger.Payments) + ledger.RELEASE_SECONDS)
     if other := ledger.find_other_payment(attempt):
         raise OrderPaidTwice(PAID_TWICE.format(show(other)))
 
 
-def _find_contradiction(attempt: ledger.Attempt, context: LambdaContext) -> dict[str, str] | None:
+def _find_contradiction(attempt: ledger.Attempt, context: Context) -> dict[str, str] | None:
     """Return how the dispatched payment contradicts others. It must not fail: the payment is dispatched."""
     try:
         deadline.require(context, 2 * longest_call(ledger.Payments))
@@ -121,7 +117,7 @@ def _find_contradiction(attempt: ledger.Attempt, context: LambdaContext) -> dict
     return None
 
 
-def _release(attempt: ledger.Attempt, context: LambdaContext) -> None:
+def _release(attempt: ledger.Attempt, context: Context) -> None:
     """Release the claim. If that fails, raise an error that the workflow does not retry: it would use up a repeat."""
     try:
         deadline.require(context, ledger.RELEASE_SECONDS)
@@ -139,12 +135,13 @@ def _invoke(function: str, payload: bytes) -> str:
         raise
     except Exception as error:
         raise DispatchUncertain("Lambda did not answer, so the payment may have been dispatched") from error
-    # Otherwise the connection stays open until the garbage collector finds it.
-    answer["Payload"].close()
-    return answer["ResponseMetadata"].get("RequestId", "unknown")
+    # Frees the connection for the next invoke. Whatever happens here, Lambda has accepted this one.
+    with suppress(Exception):
+        answer["Payload"].read()
+    return str(answer["ResponseMetadata"].get("RequestId", "unknown"))
 
 
-def _is_recorded(event: dict[str, Any], context: LambdaContext, delivery_id: str) -> bool:
+def _is_recorded(event: dict[str, Any], context: Context, delivery_id: str) -> bool:
     """Return whether the record of a delivery of this order shows a dispatch.
 
     A delivery is recorded before it claims a payment. Raises DispatchUndecided if its record has expired or was erased:

@@ -8,11 +8,9 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from pynamodb.expressions.update import Action
 
-from callbacks import config, error_log, ledger, model, redrives, times
+from callbacks import clients, config, error_log, ledger, model, redrives, times
 from callbacks.errors import DispatchInProgress
 from callbacks.failure import Failure
 from callbacks.queues import Lane
@@ -26,9 +24,7 @@ MAX_WORD_CHARACTERS = 100
 
 Records = bind(CallbackRecord, config.required("RECORD_TABLE"), retries=1)
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), retries=1)
-lambda_client = boto3.client(
-    "lambda", config=Config(connect_timeout=0.5, read_timeout=1, retries={"total_max_attempts": 2})
-)
+lambda_client = clients.connect("lambda", connect_timeout=0.5, read_timeout=1, attempts=2)
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -158,5 +154,5 @@ def _start(function: str, failure: Failure) -> None:
     answer = lambda_client.invoke(
         FunctionName=function, InvocationType="Event", Payload=json.dumps(failure.as_event()).encode()
     )
-    # Otherwise the connection stays open until the garbage collector finds it.
-    answer["Payload"].close()
+    # Frees the connection for the next invoke.
+    answer["Payload"].read()

@@ -8,8 +8,8 @@ from callbacks.shown import show
 from callbacks.telemetry import logger
 from callbacks.windows import Windows
 
-# Not the windows of the e-mails: neither report may silence the other, and a client of DynamoDB would more than double
-# this task's import time. Sentry groups the few events that several containers send.
+# Not the windows of the e-mails: neither report may silence the other, and a client of DynamoDB would lengthen this
+# task's import by two thirds. Sentry groups the few events that several containers send.
 remembered = Windows()
 
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from callbacks import config, ledger, model, queues, times
+from callbacks.deadline import Context
 from callbacks.tables import CallbackRecord, bind, longest_call, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import repeat_once, translate_transient_errors
@@ -12,7 +11,7 @@ from callbacks.transient import repeat_once, translate_transient_errors
 RETENTION_DAYS = int(config.required("RECORD_RETENTION_DAYS"))
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Write the delivery to the channel's record table once, a paid one as waiting for its dispatch.
 
     The record expires after so many days that healing has long found a paid one without a dispatch; 0 is never.

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from heapq import nsmallest
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from callbacks import config, deadline, emails, queues
+from callbacks.deadline import Context
 from callbacks.failure import REFUSED_AT_ONCE
 from callbacks.queues import Lane
 from callbacks.shown import show
@@ -27,7 +26,7 @@ IS_LISTED = {
 }
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Send an e-mail that lists what was given up and what waits for an operator, unless nothing does.
 
     It lists the oldest failures, by order, and says how many more there are. Takes `channel`.
@@ -55,7 +54,7 @@ class _Digest:
         self.from_anyone = 0
         self.is_complete = True
 
-    def read(self, channel: str, context: LambdaContext) -> Iterator[CallbackError]:
+    def read(self, channel: str, context: Context) -> Iterator[CallbackError]:
         """Yield the failures to list, and count them and the others."""
 
         def has_time() -> bool:

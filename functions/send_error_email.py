@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from callbacks import alerts, deadline, emails
+from callbacks.deadline import Context
 from callbacks.failure import Failure
 from callbacks.shown import show
 from callbacks.tables import longest_call
 from callbacks.transient import repeat_once, translate_transient_errors
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Send one e-mail, unless the alert window of its kind of failure is open.
 
     Takes what Failure.from_event takes. Returns `reported`: true, and SES's `messageId`, or None if the failure was

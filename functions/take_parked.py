@@ -3,11 +3,8 @@
 import json
 from typing import Any
 
-import boto3
-from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
-
-from callbacks import config, deadline, error_log, redrives
+from callbacks import clients, config, deadline, error_log, redrives
+from callbacks.deadline import Context
 from callbacks.failure import Failure
 from callbacks.tables import CallbackError, bind, longest_call
 from callbacks.telemetry import logger
@@ -20,12 +17,12 @@ MESSAGES_PER_BATCH = 10
 
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"))
 # The queue lets an empty answer wait for a second.
-sqs: Any = boto3.client("sqs", config=Config(connect_timeout=0.1, read_timeout=2, retries={"total_max_attempts": 1}))
+sqs = clients.connect("sqs", read_timeout=2)
 
 type Message = dict[str, str]
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Write parked failures to the error log and delete their messages, until the queue is empty or time is short.
 
     A failure that the error log has is left as it is: the queue delivers a message more than once, CollectUndispatched

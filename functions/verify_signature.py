@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from callbacks import bank_secret, model, signatures
 from callbacks.checks import check
+from callbacks.deadline import Context
 from callbacks.errors import ConfigurationError, InvalidSignature
 from callbacks.signatures import PLAIN, STANDARD, Keys, Signed
 from callbacks.telemetry import logger
@@ -17,7 +16,7 @@ reported: dict[str, dict[str, Any]] = {}
 
 
 @check("VerifySignature")
-def handler(event: dict[str, Any], context: LambdaContext) -> None:
+def handler(event: dict[str, Any], context: Context) -> None:
     """Verify that one of the bank's keys signed the body, byte for byte as received.
 
     Takes `delivery`, `executionName` and `startedAt` (as ValidateCallback does), `mode`, `secret` (its name), `scheme`,

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from callbacks import config, error_log, redrives
+from callbacks.deadline import Context
 from callbacks.failure import Failure
 from callbacks.tables import CallbackError, bind, longest_call
 from callbacks.transient import repeat_once, translate_transient_errors
@@ -15,7 +14,7 @@ REFUSAL_RETENTION_DAYS = int(config.required("REFUSAL_RETENTION_DAYS"))
 ErrorLog = bind(CallbackError, config.required("ERROR_LOG_TABLE"), read_timeout=0.3)
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Write one item per delivery; a second attempt writes the same item.
 
     The first failure opens the item: healing will redrive the delivery, unless only an operator can help. A later

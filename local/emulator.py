@@ -84,10 +84,7 @@ def isolate_functions_from_our_packages() -> None:
 
 
 def unpack_each_function_once(directory: Path) -> None:
-    """Share each function's code and bytecode between all processes and starts.
-
-    ministack unpacks 40 MB for each process, and the process compiles them: its cold start is slower than on AWS.
-    """
+    """Share the unpacked code between all processes and starts; ministack unpacks it for each process."""
     directory.mkdir(exist_ok=True)
     lock = threading.Lock()
 

@@ -21,10 +21,13 @@ from typing import Any, Self
 
 import boto3
 from botocore.config import Config
-from samcli.yamlhelper import yaml_dump, yaml_parse
 
-ROOT = Path(__file__).parent.parent
+import package
+
+ROOT = package.ROOT
 BUILDS = ROOT / ".aws-sam/local"
+# What the build is made of.
+SOURCES = ("template.yaml", "functions", "statemachine", "package.py")
 REGION = "ap-southeast-1"
 ACCOUNT_ID = "000000000000"
 BRANCH = "local"
@@ -182,8 +185,8 @@ class Stack:
 
     @contextmanager
     def _build(self) -> Iterator[Path]:
-        """Yield the folder of what `sam build` makes of the current sources; build once, and keep it while in use."""
-        built = BUILDS / _digest_of(ROOT / "template.yaml", ROOT / "functions", ROOT / "statemachine")
+        """Yield the folder of what `make build` makes of the current sources; build once, and keep it while in use."""
+        built = BUILDS / _digest_of(*(ROOT / name for name in SOURCES))
         BUILDS.mkdir(parents=True, exist_ok=True)
         with ExitStack() as lock:
             lock.enter_context(_locked(BUILDS / "lock", fcntl.LOCK_EX))
@@ -191,8 +194,10 @@ class Stack:
                 self.report("Building the functions")
                 _remove_unused_builds()
                 building = BUILDS / "building"
-                self._sam("build", "--build-dir", str(building))
-                _zip_code_once(building)
+                try:
+                    package.build(building, self._sam)
+                except package.BuildError as error:
+                    raise LocalStackError(str(error)) from error
                 building.rename(built)
             with _locked(built / "in-use", fcntl.LOCK_SH):
                 lock.close()
@@ -242,7 +247,7 @@ class Stack:
             raise LocalStackError(f"sam {command} failed:\n{run.stdout}{run.stderr}")
 
     def _start_functions(self) -> None:
-        """Start as many processes of each callback function as run at once, so that no callback waits for one.
+        """Start a process of each callback function, so that the first callback waits for none.
 
         No handler reaches an AWS call: each fails to read the empty event.
         """
@@ -251,8 +256,7 @@ class Stack:
         lambda_client = self.client("lambda")
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             for function in functions:
-                for _ in range(CONCURRENCY):
-                    pool.submit(lambda_client.invoke, FunctionName=function, Payload=b"{}")
+                pool.submit(lambda_client.invoke, FunctionName=function, Payload=b"{}")
 
 
 def require_free_port(port: int, variable: str) -> None:
@@ -285,22 +289,6 @@ def _remove_unused_builds() -> None:
     for folder in BUILDS.glob("*/"):
         with suppress(FileNotFoundError, BlockingIOError), _locked(folder / "in-use", fcntl.LOCK_EX | fcntl.LOCK_NB):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _zip_code_once(built: Path) -> None:
-    """Let functions of one CodeUri share one zip; SAM builds and zips a folder for each of them, all alike."""
-    source = yaml_parse((ROOT / "template.yaml").read_text())
-    default = source["Globals"]["Function"]["CodeUri"]
-    template = yaml_parse((built / "template.yaml").read_text())
-    zips: dict[str, str] = {}
-    for name, resource in template["Resources"].items():
-        if resource["Type"] == "AWS::Serverless::Function":
-            properties = resource["Properties"]
-            code_uri = source["Resources"][name]["Properties"].get("CodeUri", default)
-            if code_uri not in zips:
-                zips[code_uri] = shutil.make_archive(str(built / name), "zip", built / properties["CodeUri"])
-            properties["CodeUri"] = Path(zips[code_uri]).name
-    (built / "template.yaml").write_text(yaml_dump(template))
 
 
 def _digest_of(*paths: Path) -> str:

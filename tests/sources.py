@@ -18,8 +18,6 @@ FUNCTIONS: dict[str, Any] = {
 }
 # What a cold start takes at most before the handler begins; Lambda's Timeout does not count it.
 COLD_START_SECONDS = 1
-# Nobody waits for these, and they need more libraries than a task of the callback workflow.
-SLOW_COLD_STARTS = {"ReportSuppressed": 2, "ReopenPayment": 2}
 # The state machines by file name.
 MACHINES = {"callback": "BankAppCallback", "healing": "BankAppHealing"}
 DEFINITION_TEXTS = {name: (ROOT / f"statemachine/{name}.asl.json").read_text() for name in MACHINES}
@@ -67,8 +65,3 @@ def statements_of(role: str) -> list[dict[str, Any]]:
 
 QUEUES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::SQS::Queue"]
 TABLES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::DynamoDB::Table"]
-
-
-def cold_start_of(function: str) -> float:
-    """Return the seconds that a cold start of the function may take before its handler begins."""
-    return SLOW_COLD_STARTS.get(function, COLD_START_SECONDS)

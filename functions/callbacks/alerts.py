@@ -17,8 +17,7 @@ from callbacks.windows import Window, Windows
 
 SECONDS_TO_KEEP = 90 * 24 * 60 * 60
 
-# The e-mail needs the rest of the function's time. One model for both sorts of items, because a second one brings a
-# second client, which takes 150 ms of a cold start.
+# The e-mail needs the rest of the function's time. One model for both sorts of items, because they share a table.
 Alerts = bind(Suppressed, config.required("ALERT_TABLE"), read_timeout=0.2)
 
 remembered = Windows()

@@ -8,11 +8,8 @@ import json
 import time
 from typing import Any, NamedTuple
 
-import boto3
-from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
-
-from callbacks import deadline
+from callbacks import clients, deadline
+from callbacks.deadline import Context
 from callbacks.errors import ConfigurationError, ServiceUnavailable
 from callbacks.telemetry import logger
 from callbacks.transient import repeat_once, translate_transient_errors
@@ -24,9 +21,7 @@ MAX_OUTAGE_SECONDS = 3600
 RENEWAL_SECONDS = 30
 
 # No retry: its pause may be a second. A read in an invocation is repeated by `repeat_once`.
-client = boto3.client(
-    "secretsmanager", config=Config(connect_timeout=0.1, read_timeout=0.5, retries={"total_max_attempts": 1})
-)
+client = clients.connect("secretsmanager", read_timeout=0.5)
 
 
 class Remembered(NamedTuple):
@@ -41,7 +36,7 @@ remembered: dict[str, Remembered] = {}
 asked_at: dict[str, float] = {}
 
 
-def read(name: str, context: LambdaContext, then: float = 0) -> dict[str, Any]:
+def read(name: str, context: Context, then: float = 0) -> dict[str, Any]:
     """Return the secret, at most five minutes old.
 
     After an error that passes, the read is repeated once if time is left for it and for what takes `then` seconds. If
@@ -66,7 +61,7 @@ def read(name: str, context: LambdaContext, then: float = 0) -> dict[str, Any]:
         raise
 
 
-def renew(name: str, context: LambdaContext) -> dict[str, Any] | None:
+def renew(name: str, context: Context) -> dict[str, Any] | None:
     """Return the secret as it is now, or None if it was read less than 30 seconds ago.
 
     So an invocation asks for it either in `read` or here. Raises as `read` does, and ServiceUnavailable if the secret

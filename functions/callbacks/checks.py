@@ -4,17 +4,16 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from callbacks import model
+from callbacks.deadline import Context
 from callbacks.errors import ConfigurationError, Refusal, Unconfirmed
 from callbacks.modes import Mode
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 from callbacks.verdicts import FAILED, PASSED
 
-type Perform = Callable[[dict[str, Any], LambdaContext], None]
-type Handler = Callable[[dict[str, Any], LambdaContext], str]
+type Perform = Callable[[dict[str, Any], Context], None]
+type Handler = Callable[[dict[str, Any], Context], str]
 
 
 def check(name: str) -> Callable[[Perform], Handler]:
@@ -28,7 +27,7 @@ def check(name: str) -> Callable[[Perform], Handler]:
 
     def decorate(perform: Perform) -> Handler:
         @wraps(perform)
-        def handler(event: dict[str, Any], context: LambdaContext) -> str:
+        def handler(event: dict[str, Any], context: Context) -> str:
             mode = event["mode"]
             if mode not in set(Mode):
                 raise ConfigurationError(f"{mode} is not a mode of {name}; use {', '.join(Mode)} or off.")

@@ -2,15 +2,8 @@
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-import boto3
-from botocore.config import Config
-
-from callbacks import config
-
-if TYPE_CHECKING:
-    from mypy_boto3_ses.type_defs import ContentTypeDef
+from callbacks import clients, config
 
 SENDER = config.required("EMAIL_FROM")
 RECIPIENTS = config.required("EMAIL_TO").split(",")
@@ -18,7 +11,7 @@ ENVIRONMENT = config.required("ENVIRONMENT")
 # A list that is longer ends with "and n more".
 MAX_LINES = 100
 
-ses = boto3.client("ses", config=Config(connect_timeout=0.1, read_timeout=0.9, retries={"total_max_attempts": 1}))
+ses = clients.connect("ses", read_timeout=0.9)
 
 type Rows = Sequence[Sequence[str]]
 
@@ -33,7 +26,7 @@ def send(subject: str, text: str, html: str) -> str:
             "Body": {"Text": _content(text), "Html": _content(html)},
         },
     )
-    return response["MessageId"]
+    return str(response["MessageId"])
 
 
 def send_list(subject: str, introduction: str, headings: Sequence[str], rows: Rows, total: int) -> str:
@@ -66,5 +59,5 @@ def _row(*cells: str) -> str:
     return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
 
 
-def _content(data: str) -> "ContentTypeDef":
+def _content(data: str) -> dict[str, str]:
     return {"Data": data, "Charset": "UTF-8"}

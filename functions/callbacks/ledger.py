@@ -46,7 +46,7 @@ from callbacks.tables import Payment, bind, longest_call, try_write
 CLOCK_SKEW = timedelta(milliseconds=500)
 IN_PROGRESS = "Another delivery of the payment is being dispatched"
 
-Payments = bind(Payment, config.required("LEDGER_TABLE"), read_timeout=0.47)
+Payments = bind(Payment, config.required("LEDGER_TABLE"))
 # What `release` takes at most: two writes.
 RELEASE_SECONDS = 2 * longest_call(Payments)
 

@@ -8,10 +8,9 @@ import re
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Context, Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
 
 from callbacks import times
 from callbacks.errors import InvalidCallback
@@ -36,8 +35,7 @@ JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boo
 MISSING = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Callback:
+class Callback(NamedTuple):
     """A callback that follows every rule.
 
     `amount` is exact, in the currency's main unit (baht); any zero is 0. `message` is cut to MAX_MESSAGE_CHARACTERS.

@@ -22,12 +22,10 @@ from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection, KeysOnlyPr
 from pynamodb.models import Model
 from pynamodb.pagination import PageIterator, ResultIterator
 
-from callbacks import deadline
+from callbacks import clients, deadline
 
-CONNECT_TIMEOUT_SECONDS = 0.1
-READ_TIMEOUT_SECONDS = 0.5
-# Before its only retry a client pauses for a random time, at most this long.
-LONGEST_PAUSE_SECONDS = 1
+# Lets all calls of InvokeProcessPaid fit into its time. Tables with the same timeout share a client.
+READ_TIMEOUT_SECONDS = 0.47
 
 
 class DecimalAttribute(Attribute[Decimal]):
@@ -273,21 +271,18 @@ def bind[M: Model](
 
     class Meta:
         table_name = table
-        connect_timeout_seconds = CONNECT_TIMEOUT_SECONDS
-        read_timeout_seconds = read_timeout
-        max_retry_attempts = retries
 
     bound = cast(type[M], new_class(model.__name__, (model,), exec_body=lambda body: body.update(Meta=Meta)))
-    # PynamoDB would make the client at the first call, in the handler's time; at import it is part of the cold start.
-    _ = bound._get_connection().connection.client
+    # PynamoDB would make a client for each model, and not before the first call, in the handler's time.
+    bound._get_connection().connection._client = clients.connect(
+        "dynamodb", read_timeout=read_timeout, attempts=1 + retries
+    )
     return bound
 
 
 def longest_call(model: type[Model]) -> float:
-    """Return the seconds that a call of a bound model takes at most: each attempt times out."""
-    meta: Any = model.Meta
-    attempt = meta.connect_timeout_seconds + meta.read_timeout_seconds + deadline.OWN_SECONDS
-    return float(attempt + meta.max_retry_attempts * (LONGEST_PAUSE_SECONDS + attempt))
+    """Return the seconds that a call of a bound model takes at most."""
+    return deadline.longest_call(model._get_connection().connection.client)
 
 
 class TimelyPages:

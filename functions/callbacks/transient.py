@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore import exceptions
 
 from callbacks import deadline
+from callbacks.deadline import Context
 from callbacks.errors import ServiceUnavailable
 
 # Before a call is repeated: a throttle or a broken connection rarely lasts longer.
@@ -34,7 +34,7 @@ def translate_transient_errors() -> Iterator[None]:
         raise
 
 
-def repeat_once[T](call: Callable[[], T], context: LambdaContext, seconds: float) -> T:
+def repeat_once[T](call: Callable[[], T], context: Context, seconds: float) -> T:
     """Return what `call` returns; if it fails with an error that passes, repeat it once after a pause.
 
     It is repeated only if `seconds` are left after the pause: what the call, and all that follows it, takes at most.

@@ -38,6 +38,7 @@ RUN_BY = {
     "redrive": "tests/e2e/test_healing.py",
     "mark-dispatched": "tests/unit/test_mark_dispatched.py",
     "personal-data": "tests/unit/test_personal_data.py",
+    "build": "local/stack.py builds the same way",
     "deploy": "an operator: it needs AWS",
     "bench": "whoever wants its numbers; tests/unit/test_bench.py holds its arithmetic",
 }

@@ -113,17 +113,22 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Import a task as a cold start does: `load("write_error_log", ERROR_LOG_TABLE="…")`."""
     package = importlib.import_module("callbacks")
-    bind = importlib.import_module("callbacks.tables").bind
+    clients, tables = (importlib.import_module(f"callbacks.{name}") for name in ("clients", "tables"))
     # Like a task, they read the environment, or remember something, from their import on.
     shared = ("windows", "alerts", "emails", "sentry", "bank", "bank_secret", "items", "ledger", "pace", "redrives")
     for name in shared:
         importlib.import_module(f"callbacks.{name}")
 
+    def forget_clients() -> None:
+        # A client keeps its endpoint, and a bound table its client.
+        clients.connect.cache_clear()
+        tables.bind.cache_clear()
+
     def imported(task: str, **variables: str) -> Task:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-            if name == "AWS_ENDPOINT_URL":
-                bind.cache_clear()
+            if name.startswith("AWS_ENDPOINT_URL"):
+                forget_clients()
         for name in shared:
             monkeypatch.delitem(sys.modules, f"callbacks.{name}", raising=False)
             monkeypatch.delattr(package, name, raising=False)
@@ -131,9 +136,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         return importlib.import_module(task)
 
     yield imported
-    # A bound table keeps its client, and with it the endpoint.
-    if "AWS_ENDPOINT_URL" in os.environ:
-        bind.cache_clear()
+    if any(name.startswith("AWS_ENDPOINT_URL") for name in os.environ):
+        forget_clients()
 
 
 @pytest.fixture
@@ -268,8 +272,12 @@ def before_call() -> Iterator[BeforeCall]:
 
     def register(model: type[Model], operation: str, action: Callable[[], object]) -> None:
         events = model._get_connection().connection.client.meta.events
+        table_name = json.dumps(model.Meta.table_name).encode()
 
-        def once(**_: object) -> None:
+        def once(request: Any, **_: object) -> None:
+            # Other tables share the client.
+            if table_name not in request.body:
+                return
             events.unregister(f"before-send.dynamodb.{operation}", once)
             waiting.remove(once)
             action()

@@ -1,6 +1,8 @@
 import json
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -138,6 +140,37 @@ def test_an_invoke_that_never_reaches_lambda_releases_the_claim(
     with within(1.8), pytest.raises(ServiceUnavailable):
         task.handler(event(callback), context())
     assert [item["dispatches"] for item in items(ledger)] == [0]
+
+
+def test_a_container_invokes_on_one_connection(load: Load, ledger: Table, callback: Json) -> None:
+    connections: list[object] = []
+
+    class KeepAlive(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            connections.append(self.client_address)
+            super().setup()
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(202)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), KeepAlive) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        task = load("invoke_process_paid", AWS_ENDPOINT_URL_LAMBDA=f"http://127.0.0.1:{server.server_port}")
+        for payment in ("one", "two"):
+            task.handler(event(callback, paymentId=payment), context())
+        task.lambda_client.close()
+        server.shutdown()
+    assert len(items(ledger)) == 2
+    assert len(connections) == 1
 
 
 def test_an_invoke_without_an_answer_is_uncertain_and_keeps_the_claim(

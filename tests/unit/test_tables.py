@@ -84,11 +84,18 @@ def test_a_model_is_bound_to_a_table_with_timeouts_and_retries() -> None:
     meta: Any = record.Meta
     assert issubclass(record, CallbackRecord)
     assert meta.table_name == "some-table"
-    assert (meta.connect_timeout_seconds, meta.read_timeout_seconds, meta.max_retry_attempts) == (0.1, 0.3, 1)
+    config = client_of(record).meta.config
+    assert (config.connect_timeout, config.read_timeout, config.retries["total_max_attempts"]) == (0.1, 0.3, 2)
 
 
-def test_a_bound_table_has_its_client_before_the_first_call() -> None:
-    assert bind(CallbackRecord, "a-new-table")._get_connection().connection._client
+def test_tables_with_the_same_timeouts_share_a_client_before_the_first_call() -> None:
+    first = client_of(bind(CallbackRecord, "a-new-table"))
+    assert first is client_of(bind(CallbackError, "another-table"))
+    assert first is not client_of(bind(CallbackRecord, "a-new-table", read_timeout=0.3))
+
+
+def client_of(model: type[Model]) -> Any:
+    return model._get_connection().connection._client
 
 
 def test_a_table_is_bound_once_and_keeps_its_connection() -> None:

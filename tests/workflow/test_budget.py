@@ -12,7 +12,7 @@ import pytest
 
 from callbacks.queues import SHARDS
 from callbacks.selection import MAX_FAILURES
-from tests.sources import DEFINITIONS, FUNCTIONS, STATES, TEMPLATE, cold_start_of, timeout_of
+from tests.sources import COLD_START_SECONDS, DEFINITIONS, FUNCTIONS, STATES, TEMPLATE, timeout_of
 from tests.workflow.account import Workflow
 
 API_GATEWAY_SECONDS = 29
@@ -311,6 +311,6 @@ def test_every_state_says_why_it_exists() -> None:
 def test_a_function_fits_into_its_state_even_after_a_cold_start() -> None:
     assert not offenders(
         lambda _, name, state: (
-            name in FUNCTIONS and is_task(state) and timeout_of(name) + cold_start_of(name) > state["TimeoutSeconds"]
+            name in FUNCTIONS and is_task(state) and timeout_of(name) + COLD_START_SECONDS > state["TimeoutSeconds"]
         )
     )

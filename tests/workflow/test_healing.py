@@ -306,7 +306,7 @@ def test_the_claims_of_a_run_that_dies_expire(workflow: Workflow) -> None:
 
 def test_a_failure_that_cannot_be_claimed_stops_no_other(workflow: Workflow) -> None:
     fail_to_dispatch(workflow, 1, 2)
-    workflow.functions.fail("ClaimFailure", PROCESS_DIED, times=3)
+    workflow.functions.fail("ClaimFailure", {"errorType": "KeyError", "errorMessage": "'event'"}, times=1)
 
     healed = results(workflow.heal())
     assert sorted(status for status, _ in healed.values()) == ["left for the next run", "resolved"]
