@@ -34,14 +34,15 @@ TASKS = {
 # Not states: CloudFormation calls one during a deployment, and a queue the other.
 OTHERS = {"CheckReadiness": "check_readiness", "ReopenPayment": "reopen_payment"}
 FILES = TASKS | OTHERS
-# Tasks without a function: one decides nothing, one must not need Lambda, the third would keep a function waiting.
+# Tasks without a function: two decide nothing, one must not need Lambda, the last would keep a function waiting.
 INTEGRATIONS = {
     "ParkDelivery": "arn:aws:states:::sqs:sendMessage",
     "ConfirmDispatch": "arn:aws:states:::dynamodb:updateItem",
+    "ReportConflictApart": "arn:aws:states:::aws-sdk:sfn:startExecution",
     "RunCallback": "arn:aws:states:::aws-sdk:sfn:startSyncExecution",
 }
 # States that start a report without waiting for it.
-STARTED = {"WarnSentry": "ReportToSentry", "WarnByEmail": "SendErrorEmail", "LogConflict": "WriteErrorLog"}
+STARTED = {"WarnSentry": "ReportToSentry", "WarnByEmail": "SendErrorEmail"}
 # Answered and redriven like any other failure: the machines do not name them.
 UNNAMED_ERRORS = {
     "OperatorDecides",

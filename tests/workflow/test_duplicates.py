@@ -7,7 +7,7 @@ import pytest
 
 from callbacks.queues import Lane, lane_of
 from tests.outcomes import FAILURE_MESSAGE, body_of
-from tests.workflow.account import INVOKE, PROCESS_DIED, Workflow
+from tests.workflow.account import INVOKE, Workflow
 from tests.workflow.genuine import delivery as genuine_delivery
 from tests.workflow.genuine import forget_secrets, put_secret
 from tests.workflow.paths import CONFLICT, LOOKED_UP, PAID
@@ -40,19 +40,18 @@ def test_an_unsigned_conflict_is_told_to_operators_and_answered_like_a_duplicate
 ) -> None:
     workflow.run(delivery())
     duplicate = workflow.run(delivery())
-    execution = workflow.run(delivery(**other))
+    execution = workflow.run(delivery(**other) | {"requestId": "request-3", "receivedAt": 1795341600000})
 
     assert execution.answer == duplicate.answer
     assert execution.answer[1]["duplicate"] is True
     assert execution.waits == []
-    # The functions of the reports are only started.
-    assert set(execution.states) - set(PAID) == {
-        *("MayConflictBeTold?", "AnswerLikeDuplicate", "DescribeConflict"),
-        *("ReportSuspicion", "WarnSentry", "WarnByEmail", "IsForOperator?", "LogConflict", "WasInvoked?"),
-    }
-    assert set(PAID) - set(execution.states) == {"ConfirmDispatch", "IsSuspicious?"}
+    assert execution.states[len(LOOKED_UP) :] == [
+        *("InvokeProcessPaid", "MayConflictBeTold?", "AnswerLikeDuplicate"),
+        *("ReportConflictApart", "RespondDispatched", "Respond"),
+    ]
     assert (len(workflow.records), len(workflow.dispatched)) == (3, 1)
     (error,) = workflow.errors
+    assert (error["requestId"], error["step"]) == ("request-3", "InvokeProcessPaid")
     assert (error["error"], error["status"], lane_of(error["queue"])) == ("PaymentConflict", "open", Lane.OPERATOR)
     assert CONFLICT_ERROR in error["cause"]
     (mail,) = workflow.mails
@@ -60,9 +59,9 @@ def test_an_unsigned_conflict_is_told_to_operators_and_answered_like_a_duplicate
     assert len(workflow.sentry.events) == 1
 
 
-def test_an_unsigned_conflict_that_is_not_logged_is_found_by_healing(workflow: Workflow) -> None:
+def test_an_unsigned_conflict_that_is_not_reported_is_found_by_healing(workflow: Workflow) -> None:
     workflow.run(delivery() | {"requestId": "request-1"})
-    workflow.functions.fail("WriteErrorLog", PROCESS_DIED, times=1)
+    workflow.aws.refuse(("in :", "StartExecution"), "ThrottlingException")
     workflow.run(delivery(amount=1) | {"requestId": "request-2"})
     assert workflow.errors == []
     workflow.heal()
