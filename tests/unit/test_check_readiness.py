@@ -228,6 +228,12 @@ def test_everything_that_is_missing_is_reported_at_once(
     assert waits == [5] * 6
 
 
+def test_a_secret_that_cannot_be_read_is_reported_as_it_is(task: Task, request_with: Make, service: Service) -> None:
+    service.answers_at("/", {"__type": "DecryptionFailure", "Message": "no key"}, 400)
+    answer = task.handler(request_with(SignatureMode="enforce"), None)
+    assert re.fullmatch(r"VerifySignature, secret kbank-test: .*DecryptionFailure.*: no key", answer["Reason"])
+
+
 @pytest.fixture
 def task_with_tables(load_task: Load, dynamodb: Client) -> Task:
     """The task, and both tables, empty."""

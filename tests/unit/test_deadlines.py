@@ -7,6 +7,7 @@ runs along all paths that the answers open. What a function may call is read fro
 import io
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -466,7 +467,12 @@ def only(network: Network) -> Iterator[None]:
     def refuse(*_: object) -> None:
         raise Unexpected("a connection past the network")
 
-    now = time.monotonic
+    now, sleep, caller = time.monotonic, time.sleep, threading.current_thread()
+
+    def pause(seconds: float) -> None:
+        # Other threads, such as the one with which Sentry's SDK watches itself, have the real time.
+        (network.pass_time if threading.current_thread() is caller else sleep)(seconds)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(URLLib3Session, "send", lambda session, request: network.send(session._timeout, request))
         patch.setattr(
@@ -477,7 +483,7 @@ def only(network: Network) -> Iterator[None]:
         patch.setattr(socket.socket, "connect", refuse)
         patch.setattr("callbacks.bank.ThreadPoolExecutor", Executor)
         patch.setattr(Executor, "network", network, raising=False)
-        patch.setattr("time.sleep", network.pass_time)
+        patch.setattr("time.sleep", pause)
         patch.setattr("time.monotonic", lambda: now() + network.seconds)
         # A client draws its pauses at random; the longest counts.
         patch.setattr(ExponentialBackoff, "delay_amount", lambda _, context: float(2 ** (context.attempt_number - 1)))

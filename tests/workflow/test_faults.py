@@ -35,15 +35,15 @@ TABLE: dict[str, dict[Call, Row]] = {
         faults.LOOK_UP: ("500 · 1", "200 · 1", "500 · 1"),
         faults.CLAIM: ("500 · 1", "200 · 1", "500 · 1"),
         DISPATCH: ("500 · 1", "500 · 2", "500 · 2"),
-        FINISH: ("200 · 1", "200 · 1", "500 · 1"),
-        faults.FIND_PAYMENTS: ("200 · 1", "200 · 1", "500 · 1"),
-        faults.FIND_ORDERS: ("200 · 1", "200 · 1", "500 · 1"),
+        FINISH: ("200 · 1", "200 · 1", "200 · 1"),
+        faults.FIND_PAYMENTS: ("200 · 1", "200 · 1", "200 · 1"),
+        faults.FIND_ORDERS: ("200 · 1", "200 · 1", "200 · 1"),
         CONFIRM: ("200 · 1", "200 · 1", "500 · 1"),
     },
     "checked delivery": {
         faults.READ_SECRET: HEALED,
-        faults.READ_ORDER: ("500 · 1", "200 · 1", "500 · 1"),
-        faults.READ_PAYMENT: ("500 · 1", "200 · 1", "500 · 1"),
+        faults.READ_ORDER: ("500 · 1", "200 · 1", "200 · 1"),
+        faults.READ_PAYMENT: ("500 · 1", "200 · 1", "200 · 1"),
     },
     "failed delivery": dict.fromkeys(
         [
