@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bench.paths import BASELINE, FORGED, LARGE, MEDIUM, OURS, SMALL, recorded
+from local.intrinsics import parameter_value, resolved
 from tests.sources import RESOURCES, TEMPLATE
 
 if TYPE_CHECKING:
@@ -56,31 +57,22 @@ PLATFORM_LINES = [
     "\tMax Memory Used: 91 MB\t\n",
 ]
 XRAY_LINE = "XRAY TraceId: 1-67891233-abcdef012345678912345678\tSegmentId: 0123456789abcdef\tSampled: true\t\n"
-# The same two events with the log format JSON and the system log level INFO.
-PLATFORM_EVENTS = [
-    json.dumps(
-        {
-            "time": "2026-11-25T10:00:00.000Z",
-            "type": "platform.start",
-            "record": {"requestId": REQUEST_ID, "version": "$LATEST", "tracing": {"spanId": "0" * 16}},
-        }
-    ),
-    json.dumps(
-        {
-            "time": "2026-11-25T10:00:00.000Z",
-            "type": "platform.report",
-            "record": {
-                "requestId": REQUEST_ID,
-                "metrics": {
-                    "durationMs": 12.345,
-                    "billedDurationMs": 13,
-                    "memorySizeMB": 1769,
-                    "maxMemoryUsedMB": 91,
-                },
-                "status": "success",
-            },
-        }
-    ),
+
+
+def _platform_event(kind: str, record: Mapping[str, Any]) -> str:
+    """Return a line of Lambda's with the log format JSON."""
+    return json.dumps(
+        {"time": "2026-11-25T10:00:00.000Z", "type": f"platform.{kind}", "record": {"requestId": REQUEST_ID, **record}}
+    )
+
+
+METRICS = {"durationMs": 12.345, "billedDurationMs": 13, "memorySizeMB": 1769, "maxMemoryUsedMB": 91}
+START_EVENT = _platform_event("start", {"version": "$LATEST"})
+REPORT_EVENT = _platform_event("report", {"metrics": METRICS, "status": "success"})
+# Their level is WARN.
+FAILURE_EVENTS = [
+    _platform_event("runtimeDone", {"status": "error", "metrics": {"durationMs": 12.345, "producedBytes": 0}}),
+    _platform_event("report", {"metrics": METRICS, "status": "error"}),
 ]
 
 
@@ -109,16 +101,26 @@ def history_lines(events: Sequence[Mapping[str, Any]], has_data: bool, arn: str 
     return lines
 
 
+def by_default(node: Any) -> Any:
+    """Return a part of the template with its parameters' defaults."""
+    defaults = {name: parameter_value(parameter, None) for name, parameter in TEMPLATE["Parameters"].items()}
+    return resolved(node, defaults, TEMPLATE["Conditions"])
+
+
 def logging_config() -> dict[str, str]:
-    """Return how the template lets Lambda log."""
-    config: dict[str, str] = TEMPLATE["Globals"]["Function"].get("LoggingConfig", {})
-    return config
+    """Return how the template lets Lambda log: `LogFormat`, `ApplicationLogLevel` and `SystemLogLevel`."""
+    config = {**TEMPLATE["Globals"]["Function"]["LoggingConfig"]}
+    del config["LogGroup"]
+    levels: dict[str, str] = by_default(config)
+    return levels
 
 
-def platform_lines(has_tracing: bool, config: Mapping[str, str]) -> list[str]:
+def platform_lines(has_tracing: bool, config: Mapping[str, str], is_error: bool = False) -> list[str]:
     """Return what Lambda itself logs for one call."""
     if config.get("LogFormat") == "JSON":
-        return PLATFORM_EVENTS if config.get("SystemLogLevel", "INFO") in {"INFO", "DEBUG"} else []
+        if config["SystemLogLevel"] == "INFO":
+            return [START_EVENT, *(FAILURE_EVENTS if is_error else [REPORT_EVENT])]
+        return FAILURE_EVENTS if is_error else []
     *first, report = PLATFORM_LINES
     return [*first, report + (XRAY_LINE if has_tracing else "")]
 
@@ -137,7 +139,10 @@ def measure(bench: "Bench") -> dict[str, Any]:
         tasks = [
             line
             for _, invocation, _ in bench.run(OURS, path, size, 200_000 + number)
-            for line in [*platform_lines(has_tracing, logging_config()), *own_lines(invocation.log)]
+            for line in [
+                *platform_lines(has_tracing, logging_config(), invocation.is_error),
+                *own_lines(invocation.log),
+            ]
         ]
         baseline = [
             line

@@ -18,4 +18,5 @@ class _Formatter(LambdaPowertoolsFormatter):
         return super().serialize({name: show(log[name]) if name in IDS and log[name] else log[name] for name in log})
 
 
-logger = Logger(service="payment3-callback", logger_formatter=_Formatter())
+# Lambda adds a time of its own to a line whose time has another format.
+logger = Logger(service="payment3-callback", logger_formatter=_Formatter(use_rfc3339=True))

@@ -1,7 +1,9 @@
 """What the template guarantees: least privilege, kept data, bounded logs, alarms, and an API that takes only JSON."""
 
+import importlib
 import io
 import json
+import logging
 import re
 import tomllib
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from ministack.services.cloudformation import engine as cloudformation
 
+import callbacks
 from callbacks import checks
 from callbacks.errors import InvalidSignature
 from callbacks.tables import CallbackError
@@ -363,6 +366,34 @@ def test_a_metric_counts_failed_checks_by_check_and_mode(monkeypatch: pytest.Mon
         "check": "VerifySignature",
         "mode": "warn",
     }
+
+
+def test_lambda_logs_of_itself_only_what_fails_unless_the_parameter_says_more() -> None:
+    logging_config = TEMPLATE["Globals"]["Function"]["LoggingConfig"]
+    assert {"LogFormat": "JSON", "ApplicationLogLevel": "INFO", "SystemLogLevel": "WARN"}.items() <= deployed(
+        logging_config
+    ).items()
+    assert deployed(logging_config, SystemLogLevel="INFO")["SystemLogLevel"] == "INFO"
+    assert not any("LoggingConfig" in function for function in FUNCTIONS.values())
+
+
+def test_lambda_can_read_the_level_and_the_time_of_a_tasks_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    (handler,) = logger.handlers
+    stream = io.StringIO()
+    monkeypatch.setattr(handler, "stream", stream)
+    logger.warning("Check failed")
+    line = json.loads(stream.getvalue())
+    assert line["level"] == "WARNING"
+    # RFC 3339, which Python's fromisoformat does not insist on.
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", line["timestamp"])
+
+
+def test_the_libraries_log_nothing_of_an_ordinary_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "level", logging.INFO)
+    importlib.reload(callbacks)
+    assert root.level == logging.WARNING
+    assert logger.log_level == logging.INFO
 
 
 # Data

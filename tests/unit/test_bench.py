@@ -156,8 +156,11 @@ def test_lambda_logs_three_lines_of_text_or_what_its_level_lets_through() -> Non
     assert len(log.platform_lines(has_tracing=True, config={})) == 3
     assert "XRAY" in log.platform_lines(has_tracing=True, config={})[-1]
     assert "XRAY" not in "".join(log.platform_lines(has_tracing=False, config={}))
-    assert len(log.platform_lines(has_tracing=True, config={"LogFormat": "JSON"})) == 2
-    assert log.platform_lines(has_tracing=True, config={"LogFormat": "JSON", "SystemLogLevel": "WARN"}) == []
+    info, warn = ({"LogFormat": "JSON", "SystemLogLevel": level} for level in ("INFO", "WARN"))
+    assert len(log.platform_lines(has_tracing=True, config=info)) == 2
+    assert log.platform_lines(has_tracing=True, config=warn) == []
+    failed = log.platform_lines(has_tracing=True, config=warn, is_error=True)
+    assert [json.loads(line)["record"]["status"] for line in failed] == ["error", "error"]
 
 
 @pytest.mark.parametrize(

@@ -266,9 +266,10 @@ class Lambda:
             return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": payload}
         except Exception as error:  # noqa: BLE001 Lambda answers for any exception
             trace = traceback.format_tb(error.__traceback__)
-            self.log.append(f"[ERROR] {type(error).__name__}: {error}\nTraceback (most recent call last):\n{trace}")
-            payload = {"errorMessage": str(error), "errorType": type(error).__name__, "requestId": "8f5e"}
-            return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": {**payload, "stackTrace": trace}}
+            name = type(error).__name__
+            payload = {"errorMessage": str(error), "errorType": name, "requestId": "8f5e", "stackTrace": trace}
+            self.log.append(json.dumps({"level": "ERROR", **payload}, ensure_ascii=False))
+            return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": payload}
         self.answers[state] = payload
         return {"StatusCode": 200, "ExecutedVersion": "$LATEST", "Payload": payload}
 
