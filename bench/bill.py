@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.log import billed_bytes, history_lines
+from bench.log import billed_bytes, exists_by_default, history_lines, is_traced
 from bench.paths import BASELINE, BASELINE_FUNCTION, OURS, SMALL, recorded
 from local.stack import ROOT
 from tests.sources import FUNCTIONS, RESOURCES, TEMPLATE
@@ -61,9 +61,12 @@ def call_time(calls: Mapping[str, int], latency: Mapping[str, float]) -> float:
 
 
 def traces(callbacks: float, sampling: Mapping[str, float]) -> float:
-    """Return how many of a month's requests X-Ray records, if they arrive evenly."""
-    reservoir = min(callbacks, sampling["reservoir_per_second"] * SECONDS_PER_MONTH)
-    return reservoir + (callbacks - reservoir) * sampling["rate"]
+    """Return how many of a month's requests X-Ray records, if they arrive at random, independent of each other.
+
+    It records the first request of each second, and a part of the others. Busy hours make it less: more share a second.
+    """
+    first_of_a_second = SECONDS_PER_MONTH * -math.expm1(-callbacks / SECONDS_PER_MONTH)
+    return first_of_a_second + (callbacks - first_of_a_second) * sampling["rate"]
 
 
 def month(callbacks: float, usage: Usage, is_traced: bool, prices: Mapping[str, Any]) -> dict[str, float]:
@@ -103,7 +106,7 @@ def measure(results: Mapping[str, Any]) -> dict[str, Any]:
     volumes = []
     for volume in prices["volumes"]:
         usages = {design: paid_usage(design, volume["cold"], results, prices) for design in (OURS, BASELINE)}
-        traced = {OURS: bool(RESOURCES["CallbackApi"]["Properties"].get("TracingEnabled")), BASELINE: False}
+        traced = {OURS: is_traced(), BASELINE: False}
         items = {
             design: month(volume["callbacks"], usages[design], traced[design], prices) for design in (OURS, BASELINE)
         }
@@ -122,7 +125,20 @@ def measure(results: Mapping[str, Any]) -> dict[str, Any]:
                 "ratio": totals[OURS] / totals[BASELINE],
             }
         )
-    return {"volumes": volumes}
+    return {"volumes": volumes, "settings": settings(results, prices)}
+
+
+def settings(results: Mapping[str, Any], prices: Mapping[str, Any]) -> dict[str, float]:
+    """Return by how many dollars a parameter's other value changes the bill of a million callbacks a month."""
+    case = _case(results, "paid")
+    gigabyte = prices["prices"]["log_gb"] / GIBIBYTE * 1e6
+    history = case["total"] - case["tasks"]
+    return {
+        "LogExecutionData=false": (case["history_without_data"] - history) * gigabyte,
+        "WorkflowLogLevel=ERROR": (case["history_errors"] - history) * gigabyte,
+        "SystemLogLevel=INFO": (case["tasks_info"] - case["tasks"]) * gigabyte,
+        "Tracing=true": traces(1e6, prices["xray"]) * prices["prices"]["xray_trace"],
+    }
 
 
 def paid_usage(design: str, cold_share: float, results: Mapping[str, Any], prices: Mapping[str, Any]) -> Usage:
@@ -172,7 +188,9 @@ def paid_usage(design: str, cold_share: float, results: Mapping[str, Any], price
 def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any]) -> dict[str, float]:
     """Return what runs whether callbacks arrive or not: alarms, and the healing workflow that finds nothing."""
     price, latency = prices["prices"], prices["latency_ms"]
-    alarms = sum(resource["Type"] == "AWS::CloudWatch::Alarm" for resource in RESOURCES.values())
+    alarms = sum(
+        resource["Type"] == "AWS::CloudWatch::Alarm" and exists_by_default(resource) for resource in RESOURCES.values()
+    )
     runs = SECONDS_PER_MONTH / 60 / TEMPLATE["Parameters"]["HealingMinutes"]["Default"]
     idle = results["warm"]["idle"][OURS]
     events = recorded()["idle", 0]["events"]
@@ -194,7 +212,7 @@ def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any]) -> dict[s
         + writes * price["write_unit"]
         + queues * price["queue_request"]
         + billed_bytes(history_lines(events, results["log"]["has_data"])) / GIBIBYTE * price["log_gb"]
-        + price["xray_trace"]
+        + price["xray_trace"] * is_traced()
     )
     return {"alarms": alarms * price["alarm_month"], "healing, idle": runs * each}
 

@@ -62,11 +62,7 @@ class Bench:
 
     def container(self, design: str, function: str) -> Container:
         """Return a new process of a function, to be entered."""
-        logs = logging_config()
-        environment = self.account.environment | {
-            "AWS_LAMBDA_LOG_FORMAT": logs.get("LogFormat", "Text"),
-            **({"AWS_LAMBDA_LOG_LEVEL": logs["ApplicationLogLevel"]} if "ApplicationLogLevel" in logs else {}),
-        }
+        environment = dict(self.account.environment)
         if design == BASELINE:
             own = {
                 "RECORD_TABLE": engine.RECORD_TABLE,
@@ -77,7 +73,8 @@ class Bench:
                 "AWS_LAMBDA_LOG_FORMAT": "Text",
             }
             return Container(self.baseline, BASELINE_HANDLER, environment | own, self.runtime_client)
-        properties = FUNCTIONS[function]
+        properties, logs = FUNCTIONS[function], logging_config()
+        own = {"AWS_LAMBDA_LOG_FORMAT": logs["LogFormat"], "AWS_LAMBDA_LOG_LEVEL": logs["ApplicationLogLevel"]}
         variables = engine.resolved(
             properties.get("Environment", {}).get("Variables", {}), SentryDsn=self.account.environment["SENTRY_DSN"]
         )
@@ -85,7 +82,7 @@ class Bench:
         return Container(
             artefact.code_of(self.ours, function),
             properties["Handler"],
-            environment | {name: str(value) for name, value in variables.items()},
+            environment | own | {name: str(value) for name, value in variables.items()},
             self.runtime_client,
             timeout_of(function),
         )

@@ -19,6 +19,8 @@ CASES += [(path, size) for path in ("refused", "malformed") for size in (SMALL, 
 CASES += [("refused", FORGED), ("failing", SMALL)]
 # What Step Functions leaves out if the log has no execution data.
 DATA = {"input", "inputDetails", "output", "outputDetails", "parameters", "cause"}
+# How the types of events end that Step Functions logs at level ERROR.
+ERRORS = ("Failed", "TimedOut", "Aborted", "FailStateEntered")
 EXECUTION = "JKJaXmPLvHcESHA"
 EXECUTION_ARN = f"arn:aws:states:ap-southeast-1:123456789012:express:payment3-bankapp-callback-dev:{EXECUTION}:"
 EXECUTION_ARN += "8f7e6d5c-0000-4000-8000-000000000000"
@@ -81,11 +83,15 @@ def billed_bytes(lines: Sequence[str]) -> int:
     return sum(len(line.encode()) + EVENT_BYTES for line in lines)
 
 
-def history_lines(events: Sequence[Mapping[str, Any]], has_data: bool, arn: str = EXECUTION_ARN) -> list[str]:
-    """Return an execution's history as Step Functions writes it to CloudWatch at level ALL: a line per event."""
+def history_lines(
+    events: Sequence[Mapping[str, Any]], has_data: bool, arn: str = EXECUTION_ARN, level: str = "ALL"
+) -> list[str]:
+    """Return an execution's history as Step Functions writes it to CloudWatch: a line per event of the level."""
     own_arn = _own_arn(events)
     lines = []
     for event in events:
+        if level == "ERROR" and not event["type"].endswith(ERRORS):
+            continue
         (details,) = [value for name, value in event.items() if name.endswith("EventDetails")] or [{}]
         line = {
             "id": str(event["id"]),
@@ -115,6 +121,16 @@ def logging_config() -> dict[str, str]:
     return levels
 
 
+def exists_by_default(resource: Mapping[str, Any]) -> bool:
+    """Return whether a resource's condition, if it has one, holds for the parameters' defaults."""
+    return "Condition" not in resource or by_default(TEMPLATE["Conditions"][resource["Condition"]])
+
+
+def is_traced() -> bool:
+    """Return whether X-Ray traces the API, the machines and the functions."""
+    return bool(by_default(TEMPLATE["Globals"]["Function"]["Tracing"]) == "Active")
+
+
 def platform_lines(has_tracing: bool, config: Mapping[str, str], is_error: bool = False) -> list[str]:
     """Return what Lambda itself logs for one call."""
     if config.get("LogFormat") == "JSON":
@@ -127,23 +143,19 @@ def platform_lines(has_tracing: bool, config: Mapping[str, str], is_error: bool 
 
 def measure(bench: "Bench") -> dict[str, Any]:
     """Return the bytes of each case by design: the execution's history and the functions' logs."""
-    logging = RESOURCES["BankAppCallback"]["Properties"]["Logging"]
+    level = by_default(RESOURCES["BankAppCallback"]["Properties"]["Logging"]["Level"])
     is_on = TEMPLATE["Parameters"]["LogExecutionData"]["Default"] == "true"
-    has_tracing = TEMPLATE["Globals"]["Function"].get("Tracing") == "Active"
+    has_tracing = is_traced()
     cases = []
     for number, (path, size) in enumerate(CASES):
         events = recorded()[path, size]["events"]
-        histories = {
-            has_data: history_lines(events, has_data) if logging["Level"] == "ALL" else [] for has_data in (True, False)
-        }
-        tasks = [
-            line
-            for _, invocation, _ in bench.run(OURS, path, size, 200_000 + number)
-            for line in [
-                *platform_lines(has_tracing, logging_config(), invocation.is_error),
-                *own_lines(invocation.log),
-            ]
-        ]
+        histories = {has_data: history_lines(events, has_data, level=level) for has_data in (True, False)}
+        invocations = [invocation for _, invocation, _ in bench.run(OURS, path, size, 200_000 + number)]
+        own = [line for invocation in invocations for line in own_lines(invocation.log)]
+        tasks, tasks_info = (
+            own + [line for each in invocations for line in platform_lines(has_tracing, config, each.is_error)]
+            for config in (logging_config(), logging_config() | {"SystemLogLevel": "INFO"})
+        )
         baseline = [
             line
             for _, invocation, _ in bench.run(BASELINE, path, size, 300_000 + number)
@@ -156,7 +168,9 @@ def measure(bench: "Bench") -> dict[str, Any]:
                 "events": len(events),
                 "history": billed_bytes(histories[True]),
                 "history_without_data": billed_bytes(histories[False]),
+                "history_errors": billed_bytes(history_lines(events, is_on, level="ERROR")),
                 "tasks": billed_bytes(tasks),
+                "tasks_info": billed_bytes(tasks_info),
                 "total": billed_bytes(histories[is_on]) + billed_bytes(tasks),
                 "baseline": billed_bytes(baseline),
             }

@@ -267,7 +267,11 @@ def _bill(results: Results) -> str:
     headings = ["dollars a million"]
     for volume in volumes:
         headings += [f"{volume['callbacks']:,} a month, ours", "one Lambda"]
-    return "\n".join(["### The bill\n", "![The bill](bench-bill.svg)\n", markdown(headings, rows)])
+    changes = [[f"`{setting}`", f"{dollars:+.2f}"] for setting, dollars in results["bill"]["settings"].items()]
+    table_of_changes = markdown(["parameter", "dollars a million, at a million a month"], changes)
+    return "\n".join(
+        ["### The bill\n", "![The bill](bench-bill.svg)\n", f"{markdown(headings, rows)}\n", table_of_changes]
+    )
 
 
 def _soak(results: Results) -> str:

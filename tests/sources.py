@@ -53,14 +53,21 @@ def timeout_of(function: str) -> float:
     return float(FUNCTIONS[function].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"]))
 
 
-def statements_of(role: str) -> list[dict[str, Any]]:
-    """Return the statements of a role's policies in order, with `Action` always a list."""
+def statements_of(role: str, is_traced: bool = False) -> list[dict[str, Any]]:
+    """Return the statements of a role's policies in order, with `Action` always a list; those for X-Ray if traced."""
     policies = RESOURCES[role]["Properties"]["Policies"]
-    statements = [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
-    return [
-        {**statement, "Action": [action] if isinstance(action := statement["Action"], str) else action}
-        for statement in statements
-    ]
+    statements = []
+    for statement in (statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]):
+        if condition := statement.get("Fn::If"):
+            name, traced, untraced = condition
+            assert (name, untraced) == ("Traces", {"Ref": "AWS::NoValue"})
+            chosen = [traced] if is_traced else []
+        else:
+            chosen = [statement]
+        statements += [
+            {**each, "Action": [action] if isinstance(action := each["Action"], str) else action} for each in chosen
+        ]
+    return statements
 
 
 QUEUES = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::SQS::Queue"]

@@ -18,7 +18,7 @@ from callbacks.errors import InvalidSignature
 from callbacks.tables import CallbackError
 from callbacks.telemetry import logger
 from local.stack import ROOT
-from tests.sources import CHECKS, FUNCTIONS, RESOURCES, STATES, TABLES, TEMPLATE, statements_of
+from tests.sources import CHECKS, FUNCTIONS, MACHINES, RESOURCES, STATES, TABLES, TEMPLATE, statements_of
 from tests.workflow.engine import PARAMETERS
 from tests.workflow.engine import resolved as deployed
 
@@ -62,8 +62,9 @@ def arns_of_tasks(machine: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_task_may_log_and_trace_and_otherwise_reach_only_named_resources(function: str) -> None:
-    log, trace, *others = statements_of(f"{function}Role")
-    assert (log, trace) == (LOG, TRACE)
+    log, *others = statements_of(f"{function}Role")
+    assert log == LOG
+    assert statements_of(f"{function}Role", is_traced=True) == [LOG, TRACE, *others]
     for statement in others:
         assert statement["Effect"] == "Allow"
         assert statement["Resource"] != "*"
@@ -89,7 +90,8 @@ def test_the_callback_machine_may_run_its_tasks_and_nothing_else() -> None:
     assert confirm["Resource"] == statements_of("SaveCallbackRecordRole")[-2]["Resource"]
     assert (park["Action"], park["Resource"]) == (["sqs:SendMessage"], {"Fn::GetAtt": ["ParkedQueue", "Arn"]})
     # The console shows no execution if one of these is missing: SAM's Logging adds no permissions.
-    assert set(log["Action"]) == LOG_DELIVERY | TRACING
+    assert set(log["Action"]) == LOG_DELIVERY
+    assert set(statements_of("CallbackWorkflowRole", is_traced=True)[-1]["Action"]) == TRACING
 
 
 def test_the_healing_machine_may_run_its_tasks_the_callback_machine_and_its_own_map_only() -> None:
@@ -105,7 +107,8 @@ def test_the_healing_machine_may_run_its_tasks_the_callback_machine_and_its_own_
     assert follow["Action"] == ["states:DescribeExecution", "states:StopExecution"]
     assert follow["Resource"] == {"Fn::Sub": f"{arn}:execution:{name}:*"}
     # The child executions of the map are Express, whose history is a log.
-    assert set(log["Action"]) == LOG_DELIVERY | TRACING
+    assert set(log["Action"]) == LOG_DELIVERY
+    assert set(statements_of("HealingWorkflowRole", is_traced=True)[-1]["Action"]) == TRACING
     logging = RESOURCES["BankAppHealing"]["Properties"]["Logging"]
     assert logging == RESOURCES["BankAppCallback"]["Properties"]["Logging"]
 
@@ -189,8 +192,8 @@ def test_the_api_allows_every_address_or_only_the_listed_ones() -> None:
 def test_the_callback_machine_is_express_and_logs_its_history_for_the_console() -> None:
     machine = RESOURCES["BankAppCallback"]["Properties"]
     assert machine["Type"] == "EXPRESS"
-    assert machine["Tracing"] == {"Enabled": True}
-    assert machine["Logging"]["Level"] == "ALL"
+    level = machine["Logging"]["Level"]
+    assert (deployed(level), deployed(level, WorkflowLogLevel="ERROR")) == ("ALL", "ERROR")
     assert machine["Logging"]["IncludeExecutionData"] == {"Ref": "LogExecutionData"}
     name = RESOURCES["WorkflowLogs"]["Properties"]["LogGroupName"]["Fn::Sub"]
     assert name.startswith("/aws/vendedlogs/states/")
@@ -207,6 +210,21 @@ def test_the_histories_of_healing_hold_no_delivery_unless_all_histories_do() -> 
     shown = {"requestId.$", "status", "status.$", "attempts.$", "lastResult.$"}
     assert all(set(state["Parameters"]) <= shown for state in ends)
     assert len(ends) == 3
+
+
+@pytest.mark.parametrize(("tracing", "mode"), [("true", "Active"), ("false", "PassThrough")])
+def test_api_machines_and_functions_are_traced_together_or_not_at_all(tracing: str, mode: str) -> None:
+    traced = {
+        "api": RESOURCES["CallbackApi"]["Properties"]["TracingEnabled"],
+        "machines": [RESOURCES[machine]["Properties"]["Tracing"] for machine in MACHINES.values()],
+        "functions": TEMPLATE["Globals"]["Function"]["Tracing"],
+    }
+    assert deployed(traced, Tracing=tracing) == {
+        "api": tracing,
+        "machines": [{"Enabled": tracing}] * 2,
+        "functions": mode,
+    }
+    assert not any("Tracing" in function for function in FUNCTIONS.values())
 
 
 def test_healing_runs_on_a_schedule() -> None:

@@ -1,6 +1,7 @@
 """The arithmetic of the benchmarks: the bill, the log's lines, the pictures; not the measurements."""
 
 import json
+import math
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -22,7 +23,7 @@ PRICES: dict[str, Any] = {
         "xray_trace": 5e-6,
         "queue_request": 4e-7,
     },
-    "xray": {"reservoir_per_second": 1, "rate": 0.05},
+    "xray": {"rate": 0.05},
 }
 MOTO_ARN = "arn:aws:states:ap-southeast-1:123456789012:execution:payment3-bankapp-callback-test:1f0c"
 EVENTS: list[dict[str, Any]] = [
@@ -78,9 +79,15 @@ def test_a_function_waits_for_each_of_its_calls() -> None:
     assert bill.call_time({**calls, "sqs ReceiveMessage": 1}, latency) == 2 * 6 + 4 + 12 + 40 + 8
 
 
-def test_xray_records_one_request_a_second_and_5_percent_of_the_rest() -> None:
-    assert bill.traces(1000, PRICES["xray"]) == 1000
-    assert bill.traces(bill.SECONDS_PER_MONTH + 1000, PRICES["xray"]) == bill.SECONDS_PER_MONTH + 50
+def test_xray_records_the_first_request_of_a_second_and_5_percent_of_the_rest() -> None:
+    rare, dense = 1000, 100 * bill.SECONDS_PER_MONTH
+    assert bill.traces(rare, PRICES["xray"]) == pytest.approx(rare, rel=1e-3)
+    assert bill.traces(dense, PRICES["xray"]) == pytest.approx(bill.SECONDS_PER_MONTH * (1 + 99 * 0.05))
+    # At one a second on average, of 100 seconds 37 are empty.
+    first = (1 - math.exp(-1)) * bill.SECONDS_PER_MONTH
+    assert bill.traces(bill.SECONDS_PER_MONTH, PRICES["xray"]) == pytest.approx(
+        first + 0.05 * (bill.SECONDS_PER_MONTH - first)
+    )
 
 
 def test_a_months_bill_multiplies_usage_by_prices() -> None:
@@ -105,7 +112,7 @@ def test_a_months_bill_multiplies_usage_by_prices() -> None:
         "DynamoDB": 3.05,
         "exactly once (ledger)": 2.1,
         "CloudWatch Logs": round(1e6 * 1024 / 2**30 * 0.5, 4),
-        "X-Ray": 5.0,
+        "X-Ray": round(bill.traces(1e6, PRICES["xray"]) * 5e-6, 4),
         "SES": 0.1,
         "SQS": 0.2,
     }
@@ -150,6 +157,18 @@ def test_only_an_integrations_answer_has_step_functions_metadata() -> None:
 def test_a_history_without_data_has_neither_input_nor_output() -> None:
     details = [json.loads(line)["details"] for line in log.history_lines(EVENTS, has_data=False)]
     assert details == [{"roleArn": "arn:role"}, {"resource": "invoke", "resourceType": "lambda"}, {}]
+
+
+def test_a_history_at_level_error_has_only_what_failed() -> None:
+    failed = {
+        "id": 4,
+        "previousEventId": 3,
+        "type": "LambdaFunctionFailed",
+        "timestamp": "2026-11-25T10:00:00.253Z",
+        "lambdaFunctionFailedEventDetails": {"error": "InvalidCallback", "cause": "{}"},
+    }
+    (line,) = log.history_lines([*EVENTS, failed], has_data=False, level="ERROR")
+    assert (json.loads(line)["id"], json.loads(line)["details"]) == ("4", {"error": "InvalidCallback"})
 
 
 def test_lambda_logs_three_lines_of_text_or_what_its_level_lets_through() -> None:
