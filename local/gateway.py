@@ -93,7 +93,8 @@ class Gateway:
     """A WSGI application that serves one stage of a REST API.
 
     `definition` is the API's OpenAPI document with its references resolved, `stepfunctions` the client for its
-    integrations, `throttle` the stage's limits, and `concurrency` how many integrations may run at once.
+    integrations, `throttle` the stage's limits, and `concurrency` how many integrations may run at once. `log` receives
+    a line of the stage's access log for each request, unless `access_log_format` is empty.
     Raises ValueError for a definition that API Gateway cannot hold.
     """
 
@@ -101,6 +102,8 @@ class Gateway:
     stepfunctions: Any
     throttle: Throttle
     concurrency: int = 4
+    access_log_format: str = ""
+    log: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
         self._places = BoundedSemaphore(self.concurrency)
@@ -132,6 +135,8 @@ class Gateway:
             body, status = self._integrate(request, headers, context)
         except GatewayError as error:
             body, status = self._gateway_response(str(error), request, context)
+        if self.access_log_format:
+            self.log(_access_line(self.access_log_format, context | {"status": status}))
         ids = {"x-amzn-RequestId": request_id, "x-amz-apigw-id": extended_request_id}
         return Response(body, status, content_type="application/json", headers=ids)
 
@@ -162,6 +167,7 @@ class Gateway:
         rendered = vtl.render(template, context, received.decode("utf-8", "replace"), headers)
         with self._places:
             status, response = self._call(integration, json.loads(rendered))
+        context["integration"] = {"status": status}
         return self._select_response(integration, status, response, context)
 
     def _is_allowed(self, source_ip: str) -> bool:
@@ -210,8 +216,20 @@ class Gateway:
         fallback = defined.get(f"DEFAULT_{default_status // 100}XX", {})
         response = defined.get(kind, fallback)
         template = response.get("responseTemplates", {}).get("application/json", DEFAULT_TEMPLATE)
-        context["error"] = {"message": message, "messageString": json.dumps(message)}
+        context["error"] = {"message": message, "messageString": json.dumps(message), "responseType": kind}
         return vtl.render(template, context), int(response.get("statusCode", default_status))
+
+
+def _access_line(access_log_format: str, context: dict[str, Any]) -> str:
+    """Return a line of the access log; a variable without a value is a hyphen."""
+
+    def value(variable: re.Match[str]) -> str:
+        found: Any = context
+        for name in variable[1].split("."):
+            found = found.get(name, {})
+        return str(found) if found != {} else "-"
+
+    return re.sub(r"\$context\.([\w.]+)", value, access_log_format)
 
 
 def _headers_of(request: Request) -> dict[str, str]:
@@ -227,10 +245,12 @@ def _method_of(request: Request, headers: dict[str, str]) -> str:
     return next((value for name, value in headers.items() if name.lower() == "x-http-method-override"), "POST")
 
 
-def read_deployed_api(cloudformation: Any, stack_name: str) -> tuple[dict[str, Any], Throttle]:
-    """Return the OpenAPI document of the stack's REST API, its references resolved, and the limits of its one stage.
+def read_deployed_api(cloudformation: Any, stack_name: str) -> tuple[dict[str, Any], Throttle, str]:
+    """Return the OpenAPI document of the stack's REST API, and the limits and the access log's format of its one stage.
 
-    Both come from the processed template: ministack drops the mapping templates of a document that it imports.
+    The document's references are resolved; the format is empty if the stage has no access log.
+
+    All come from the processed template: ministack drops the mapping templates of a document that it imports.
     Raises KeyError for a reference to something that was not deployed.
     """
     template = cloudformation.get_template(StackName=stack_name, TemplateStage="Processed")["TemplateBody"]
@@ -243,17 +263,19 @@ def read_deployed_api(cloudformation: Any, stack_name: str) -> tuple[dict[str, A
         "AWS::Region": region,
         "AWS::AccountId": account,
         **{name: parameter_value(parameter, given.get(name)) for name, parameter in template["Parameters"].items()},
-        # The integration's role, which nothing here assumes.
+        # The integration's role, which nothing here assumes, and the log group, to which nothing here writes.
         "CallbackApiRole.Arn": None,
+        "ApiLogs.Arn": None,
         **{deployed["LogicalResourceId"]: deployed["PhysicalResourceId"] for deployed in resources},
     }
 
     def read(kind: str, name: str) -> Any:
         """Return a property of the stack's only resource of a type."""
         (resource,) = (r for r in template["Resources"].values() if r["Type"] == kind)
-        return resolved(resource["Properties"][name], names, template["Conditions"])
+        return resolved({name: resource["Properties"][name]}, names, template["Conditions"]).get(name)
 
     (limits,) = read("AWS::ApiGateway::Stage", "MethodSettings")
     assert (limits["ResourcePath"], limits["HttpMethod"]) == ("/*", "*"), "the limits are not those of all methods"
     throttle = Throttle(float(limits["ThrottlingRateLimit"]), int(limits["ThrottlingBurstLimit"]))
-    return read("AWS::ApiGateway::RestApi", "Body"), throttle
+    access_log = read("AWS::ApiGateway::Stage", "AccessLogSetting") or {"Format": ""}
+    return read("AWS::ApiGateway::RestApi", "Body"), throttle, access_log["Format"]

@@ -23,7 +23,10 @@ class Server:
 
 @contextmanager
 def serving(stack: Stack, port: int, report: Callable[[str], None]) -> Iterator[Server]:
-    """Serve the deployed API for the duration of a `with` block; `report` receives each request with its status."""
+    """Serve the deployed API for the duration of a `with` block; `report` receives each request with its status.
+
+    With `WatchApi=true` it also receives the API's access log.
+    """
 
     class Handler(RequestHandler):
         def log_request(self, code: Any = "-", size: Any = "-") -> None:
@@ -32,8 +35,8 @@ def serving(stack: Stack, port: int, report: Callable[[str], None]) -> Iterator[
             if not path.startswith(PREFIX):
                 report(f"{self.command} {path} {code}")
 
-    definition, throttle = read_deployed_api(stack.client("cloudformation"), STACK_NAME)
-    gateway = Gateway(definition, stack.client("stepfunctions"), throttle, CONCURRENCY)
+    definition, throttle, access_log_format = read_deployed_api(stack.client("cloudformation"), STACK_NAME)
+    gateway = Gateway(definition, stack.client("stepfunctions"), throttle, CONCURRENCY, access_log_format, report)
     views = Views(stack)
 
     def application(environ: Any, start_response: Any) -> Any:

@@ -250,9 +250,20 @@ def test_an_execution_that_cannot_report_itself_sets_off_an_alarm() -> None:
     }
 
 
+def test_a_callback_without_an_execution_sets_off_an_alarm_if_the_api_is_watched() -> None:
+    watch = {name for name, resource in RESOURCES.items() if resource.get("Condition") == "WatchesApi"}
+    assert watch == {"ApiLogs", "CallbacksNotStarted", "CallbackNotStarted"}
+    metric = deployed(RESOURCES["CallbacksNotStarted"]["Properties"])
+    assert metric["LogGroupName"] == deployed(RESOURCES["ApiLogs"]["Properties"])["LogGroupName"]
+    (counted,) = metric["MetricTransformations"]
+    alarm = deployed(ALARMS["CallbackNotStarted"])
+    assert (alarm["Namespace"], alarm["MetricName"]) == (counted["MetricNamespace"], counted["MetricName"])
+    assert (alarm["Statistic"], alarm["Threshold"], "Dimensions" in alarm) == ("Sum", 0, False)
+
+
 def test_a_log_that_grows_sets_off_an_alarm() -> None:
     alarms = [alarm for alarm in ALARMS.values() if alarm["Namespace"] == "AWS/Logs"]
-    groups = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::Logs::LogGroup"]
+    groups = ["WorkflowLogs", "TaskLogs"]
     assert [alarm["Dimensions"] for alarm in alarms] == [
         [{"Name": "LogGroupName", "Value": {"Ref": group}}] for group in groups
     ]
@@ -419,7 +430,7 @@ def test_the_libraries_log_nothing_of_an_ordinary_call(monkeypatch: pytest.Monke
 
 def test_every_log_group_has_a_retention() -> None:
     groups = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::Logs::LogGroup"]
-    assert len(groups) == 2
+    assert len(groups) == 3
     assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups)
 
 

@@ -1,6 +1,7 @@
 """API Gateway as local/gateway.py plays it, checked against AWS's documentation."""
 
 import copy
+import fnmatch
 import http.client
 import json
 import re
@@ -538,17 +539,18 @@ class CloudFormation:
 
     def __init__(self, template: Json, body: Json, **parameters: str) -> None:
         self._template = {name: template[name] for name in ("Parameters", "Conditions")}
-        self._method_settings = template["Resources"]["CallbackApi"]["Properties"]["MethodSettings"]
+        # SAM moves these to the stage.
+        moved = ("MethodSettings", "AccessLogSetting")
+        self._stage = {name: template["Resources"]["CallbackApi"]["Properties"][name] for name in moved}
         self._body = body
         self._parameters = {"Branch": "test", "FailureMessage": FAILURE, **parameters}
 
     def get_template(self, **_: str) -> Json:
         resources = {
             "CallbackApi": {"Type": "AWS::ApiGateway::RestApi", "Properties": {"Body": self._body}},
-            # SAM moves the API's MethodSettings here.
             "CallbackApiStage": {
                 "Type": "AWS::ApiGateway::Stage",
-                "Properties": {"StageName": {"Ref": "Branch"}, "MethodSettings": self._method_settings},
+                "Properties": {"StageName": {"Ref": "Branch"}, **self._stage},
             },
             "Task": {"Type": "AWS::Lambda::Function", "Properties": {}},
         }
@@ -573,7 +575,7 @@ def test_the_deployed_definition_is_the_templates_with_resolved_references(
     template: Json, api_with: Callable[..., Json], parameters: dict[str, str]
 ) -> None:
     body = template["Resources"]["CallbackApi"]["Properties"]["DefinitionBody"]
-    deployed, _ = read_deployed_api(CloudFormation(template, body, **parameters), "payment3")
+    deployed, *_ = read_deployed_api(CloudFormation(template, body, **parameters), "payment3")
     expected = copy.deepcopy(api_with(**parameters))
     # Nothing here assumes the integration's role.
     expected["paths"][PATH]["post"]["x-amazon-apigateway-integration"]["credentials"] = None
@@ -588,10 +590,99 @@ def test_the_deployed_definition_is_the_templates_with_resolved_references(
 def test_the_limits_are_those_of_the_deployed_stage(
     template: Json, parameters: dict[str, str], limits: tuple[float, int]
 ) -> None:
-    _, throttle = read_deployed_api(CloudFormation(template, {}, **parameters), "payment3")
+    _, throttle, _ = read_deployed_api(CloudFormation(template, {}, **parameters), "payment3")
     assert (throttle.rate, throttle.burst) == limits
 
 
 def test_a_reference_to_an_unknown_resource_is_an_error(template: Json) -> None:
     with pytest.raises(KeyError, match="Unknown"):
         read_deployed_api(CloudFormation(template, {"info": {"Fn::Sub": "a ${Unknown}"}}), "payment3")
+
+
+# The access log, from which a metric counts the callbacks for which no execution started
+
+
+def matches(pattern: str, line: Json) -> bool:
+    """Return whether a metric filter's pattern matches, as CloudWatch documents it: `*` stands for any text."""
+
+    def compare(found: re.Match[str]) -> str:
+        field, operator, value = found.groups()
+        return str(fnmatch.fnmatchcase(line[field], value) == (operator == "="))
+
+    text = re.sub(r'\$\.(\w+) (!?=) "([^"]*)"', compare, pattern.strip("{ }"))
+    assert set(re.findall(r"\w+", text)) <= {"True", "False"}
+    return bool(eval(text.replace("&&", "and").replace("||", "or")))  # noqa: S307 only names of truth values
+
+
+def is_counted(template: Json, line: Json) -> bool:
+    return matches(template["Resources"]["CallbacksNotStarted"]["Properties"]["FilterPattern"], line)
+
+
+@pytest.fixture
+def access_log(template: Json, api: Json, stepfunctions: StepFunctions) -> Callable[..., Json]:
+    *_, line_format = read_deployed_api(CloudFormation(template, {}, WatchApi="true"), "payment3")
+    lines: list[str] = []
+    gateway = Gateway(api, stepfunctions, Throttle(1, 1), access_log_format=line_format, log=lines.append)
+
+    def request(outcome: Any = succeeded, path: str = PATH, **more: Any) -> Json:
+        stepfunctions.outcome = outcome
+        Client(gateway).post(path, **{"data": BODY, "content_type": "application/json", **more})
+        line: Json = json.loads(lines.pop())
+        return line
+
+    return request
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "integration", "error"),
+    [
+        (refused("AccessDeniedException", 400), "500", "400", "-"),
+        (refused("ThrottlingException", 400), "429", "400", "-"),
+        (refused("InternalServerException", 500), "500", "500", "-"),
+        (ConnectTimeoutError(endpoint_url="x"), "504", "-", "INTEGRATION_TIMEOUT"),
+    ],
+    ids=["denied", "throttled", "broken", "no answer"],
+)
+def test_the_metric_counts_a_callback_for_which_no_execution_started(
+    template: Json, access_log: Callable[..., Json], outcome: Exception, status: str, integration: str, error: str
+) -> None:
+    line = access_log(outcome)
+    assert len(line.pop("requestId")) >= 15
+    assert line == {"status": status, "integration": integration, "error": error}
+    assert is_counted(template, line)
+
+
+@pytest.mark.parametrize("integration", ["-", "200"])
+def test_the_metric_counts_what_api_gateway_itself_cannot_do(template: Json, integration: str) -> None:
+    """As for a role that it may not assume, and for a template that it cannot render."""
+    assert is_counted(template, {"status": "500", "integration": integration, "error": "API_CONFIGURATION_ERROR"})
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({}, "200"),
+        ({"outcome": succeeded(500)}, "500"),
+        ({"outcome": ended("FAILED")}, "500"),
+        ({"path": "/other"}, "404"),
+        ({"content_type": "text/plain"}, "415"),
+    ],
+    ids=["recorded", "refused", "failed", "no such path", "no JSON"],
+)
+def test_the_metric_counts_neither_an_answer_of_the_workflow_nor_a_wrong_request(
+    template: Json, access_log: Callable[..., Json], request_: Json, status: str
+) -> None:
+    line = access_log(**request_)
+    assert line["status"] == status
+    assert not is_counted(template, line)
+
+
+def test_the_metric_does_not_count_what_the_throttle_refuses(template: Json, access_log: Callable[..., Json]) -> None:
+    lines = [access_log(), access_log()]
+    assert [(line["status"], line["error"]) for line in lines] == [("200", "-"), ("429", "THROTTLED")]
+    assert not is_counted(template, lines[1])
+
+
+def test_the_access_log_is_off_unless_its_parameter_is_on(template: Json) -> None:
+    *_, line_format = read_deployed_api(CloudFormation(template, {}), "payment3")
+    assert line_format == ""
