@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -26,6 +27,8 @@ TABLE_WRITES = 2
 STATE_BYTES = 256 * 1024
 # List prices of us-east-1, in USD: a GB of logs, a million write units, a GB stored for a month.
 LOG_PRICE, WRITE_PRICE, STORAGE_PRICE = 0.50, 0.625, 0.25
+# Of a million state transitions of a Standard workflow.
+TRANSITION_PRICE = 25
 # A failure with an order id enters both, in a write unit each.
 INDEXES = 2
 HISTORY_EVENTS = 25_000
@@ -132,6 +135,27 @@ def test_the_history_of_the_longest_run_stays_below_its_limit() -> None:
     assert set(loop) <= set(STATES["healing"])
     pages = 30 * 60 / 3
     assert pages * len(loop) * EVENTS_PER_TASK <= number(cell("25,000 events", 2)) < HISTORY_EVENTS
+
+
+def test_a_month_of_idle_healing_costs_what_the_page_of_parameters_says() -> None:
+    idle = ["ReceiveSelection", "IsDigest?", "IsScheduled?", "ReportSuppressed", "TakeParked", "CollectUndispatched"]
+    idle += ["FindFailures", "IsAnyRedriven?", "IsCollected?", "Healed"]
+    states = STATES["healing"]
+    for name, following in pairwise(idle):
+        state = states[name]
+        assert following in {
+            state.get("Next"),
+            state.get("Default"),
+            *(each["Next"] for each in state.get("Choices", [])),
+        }
+    assert states[idle[-1]]["Type"] == "Succeed"
+    # Starting the execution is one more.
+    transitions = len(idle) + 1
+    runs = 30 * 24 * 60 / default("HealingMinutes")
+    assert (
+        f"{transitions} state transitions: in a month {transitions * runs:,.0f}, which cost "
+        f"{transitions * runs * TRANSITION_PRICE / 1e6:.2f} USD"
+    ) in (ROOT / "docs/parameters.md").read_text()
 
 
 def rates(label: str) -> list[float]:
