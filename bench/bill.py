@@ -214,7 +214,8 @@ def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any]) -> dict[s
         + billed_bytes(history_lines(events, results["log"]["has_data"])) / GIBIBYTE * price["log_gb"]
         + price["xray_trace"] * is_traced()
     )
-    return {"alarms": alarms * price["alarm_month"], "healing, idle": runs * each}
+    # Each run reports the metric HealingRuns; the other metrics cost only in hours in which something fails.
+    return {"alarms": alarms * price["alarm_month"], "healing, idle": runs * each + price["metric_month"]}
 
 
 def _case(results: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -268,9 +268,13 @@ def _bill(results: Results) -> str:
     for volume in volumes:
         headings += [f"{volume['callbacks']:,} a month, ours", "one Lambda"]
     changes = [[f"`{setting}`", f"{dollars:+.2f}"] for setting, dollars in results["bill"]["settings"].items()]
-    table_of_changes = markdown(["parameter", "dollars a million, at a million a month"], changes)
     return "\n".join(
-        ["### The bill\n", "![The bill](bench-bill.svg)\n", f"{markdown(headings, rows)}\n", table_of_changes]
+        [
+            "### The bill\n",
+            "![The bill](bench-bill.svg)\n",
+            markdown(headings, rows),
+            markdown(["parameter, each alone", "dollars a million, at 1,000,000 a month"], changes),
+        ]
     )
 
 
