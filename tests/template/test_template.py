@@ -1,10 +1,10 @@
 """What the template guarantees: least privilege, kept data, bounded logs, alarms, and an API that takes only JSON."""
 
-import importlib
 import io
 import json
 import logging
 import re
+import runpy
 import tomllib
 from typing import Any
 
@@ -420,7 +420,7 @@ def test_lambda_can_read_the_level_and_the_time_of_a_tasks_line(monkeypatch: pyt
 def test_the_libraries_log_nothing_of_an_ordinary_call(monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "level", logging.INFO)
-    importlib.reload(callbacks)
+    runpy.run_path(str(callbacks.__file__))
     assert root.level == logging.WARNING
     assert logger.log_level == logging.INFO
 
