@@ -9,7 +9,6 @@ import tomllib
 from typing import Any
 
 import pytest
-from aws_lambda_powertools.utilities.typing import LambdaContext
 from ministack.services.cloudformation import engine as cloudformation
 
 import callbacks
@@ -19,6 +18,7 @@ from callbacks.tables import CallbackError
 from callbacks.telemetry import logger
 from local.stack import ROOT
 from tests.sources import CHECKS, FUNCTIONS, MACHINES, RESOURCES, STATES, TABLES, TEMPLATE, statements_of
+from tests.unit.kit import context
 from tests.workflow.engine import PARAMETERS
 from tests.workflow.engine import resolved as deployed
 
@@ -83,11 +83,14 @@ def test_a_function_has_a_role_of_its_own_and_no_other_permissions(function: str
 
 
 def test_the_callback_machine_may_run_its_tasks_and_nothing_else() -> None:
-    invoke, confirm, park, log = statements_of("CallbackWorkflowRole")
+    invoke, confirm, report, park, log = statements_of("CallbackWorkflowRole")
     assert invoke["Action"] == ["lambda:InvokeFunction"]
     assert invoke["Resource"] == arns_of_tasks("callback")
     assert confirm["Action"] == ["dynamodb:UpdateItem"]
     assert confirm["Resource"] == statements_of("SaveCallbackRecordRole")[-2]["Resource"]
+    assert report["Action"] == ["states:StartExecution"]
+    name = RESOURCES["BankAppCallback"]["Properties"]["Name"]["Fn::Sub"]
+    assert report["Resource"]["Fn::Sub"].endswith(f":stateMachine:{name}")
     assert (park["Action"], park["Resource"]) == (["sqs:SendMessage"], {"Fn::GetAtt": ["ParkedQueue", "Arn"]})
     # The console shows no execution if one of these is missing: SAM's Logging adds no permissions.
     assert set(log["Action"]) == LOG_DELIVERY
@@ -384,7 +387,7 @@ def test_a_metric_counts_failed_checks_by_check_and_mode(monkeypatch: pytest.Mon
     def verify(_: dict[str, Any], __: object) -> None:
         raise InvalidSignature("signature: does not match")
 
-    verify({"mode": "warn", "callback": {"orderId": "o", "paymentId": "p", "requestId": "r"}}, LambdaContext())
+    verify({"mode": "warn", "callback": {"orderId": "o", "paymentId": "p", "requestId": "r"}}, context())
     line = json.loads(stream.getvalue())
     metric = RESOURCES["ChecksFailed"]["Properties"]
     field, value = re.findall(r'^\{ \$\.(\w+) = "(.+)" }$', metric["FilterPattern"])[0]
