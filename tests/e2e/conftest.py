@@ -33,11 +33,12 @@ PARAMETERS = {
     "RedriveDelayMinutes": "1",
     "WatchProcessPaid": "true",
 }
-# Only callbacks that the bank signed and that match their order are paid; a flood of others sends few e-mails.
+# Only callbacks that the bank signed and that match their order are paid, once per order; others send few e-mails.
 GUARDED = {
     "SignatureMode": "enforce",
     "CrossCheckMode": "enforce",
     "AllowedSourceIps": "127.0.0.1/32",
+    "SecondPaymentMode": "hold",
     "AlertWindowMinutes": "60",
 }
 CALLBACK_PATH = "/bankapp/callback"
@@ -97,6 +98,30 @@ class Local:
             assert response.headers["Content-Type"] == "application/json"
             return Answer(response.status or 0, dict(response.headers), json.loads(response.read()))
 
+    def send(
+        self,
+        body: str | bytes,
+        headers: Headers = (),
+        method: str = "POST",
+        path: str = CALLBACK_PATH,
+        source: str = "127.0.0.1",
+    ) -> Answer:
+        """Send these headers and no others, duplicates included; fail if the answer is not JSON."""
+        url = urlsplit(self.server.url)
+        content = body if isinstance(body, bytes) else body.encode()
+        connection = http.client.HTTPConnection(
+            str(url.hostname), url.port, timeout=ANSWER_SECONDS, source_address=(source, 0)
+        )
+        with closing(connection):
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(content)))
+            connection.endheaders(content)
+            with connection.getresponse() as response:
+                assert response.headers["Content-Type"] == "application/json"
+                return Answer(response.status, dict(response.headers), json.loads(response.read() or "{}"))
+
     def view(self, name: str) -> Any:
         """Return one of the local views, read over HTTP."""
         with urllib.request.urlopen(f"{self.server.url}/_local/{name}", timeout=30) as response:
@@ -155,30 +180,6 @@ class Guarded(Local):
     def put_order(self, order_id: str) -> None:
         item = {"orderId": {"S": order_id}, "userId": {"S": USER_ID}, "total": {"N": str(TOTAL)}}
         self.stack.client("dynamodb").put_item(TableName="order-table-dev", Item=item)
-
-    def send(
-        self,
-        body: str | bytes,
-        headers: Headers = (),
-        method: str = "POST",
-        path: str = CALLBACK_PATH,
-        source: str = "127.0.0.1",
-    ) -> Answer:
-        """Send these headers and no others, duplicates included; fail if the answer is not JSON."""
-        url = urlsplit(self.server.url)
-        content = body if isinstance(body, bytes) else body.encode()
-        connection = http.client.HTTPConnection(
-            str(url.hostname), url.port, timeout=ANSWER_SECONDS, source_address=(source, 0)
-        )
-        with closing(connection):
-            connection.putrequest(method, path, skip_accept_encoding=True)
-            for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-                connection.putheader(name, value)
-            connection.putheader("Content-Length", str(len(content)))
-            connection.endheaders(content)
-            with connection.getresponse() as response:
-                assert response.headers["Content-Type"] == "application/json"
-                return Answer(response.status, dict(response.headers), json.loads(response.read() or "{}"))
 
 
 def signed(

@@ -11,6 +11,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
@@ -474,6 +475,21 @@ def test_an_amount_that_equals_the_total_only_as_a_float_pays_nothing(
     assert float(json.loads(almost)["amount"]) == TOTAL
     assert_refused_without_a_reason(guarded.send(almost, signed(almost)))
     assert guarded.payloads_of(order_id) == []
+
+
+def test_of_ten_genuine_payments_of_an_order_at_once_one_at_most_passes_the_hold(
+    guarded: Guarded, make_body: MakeBody, order_id: str
+) -> None:
+    order = GENUINE + order_id
+    guarded.put_order(order)
+    bodies = [make_body(orderId=order, paymentId=f"{order}-{number}") for number in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda body: guarded.send(body, signed(body)), bodies))
+    held = [answer for answer in answers if answer.status != 200]
+    assert len(guarded.payloads_of(order)) == 10 - len(held) <= 1
+    for answer in held:
+        assert_refused_without_a_reason(answer)
+        assert [error["error"] for error in guarded.errors_of(answer)] == ["OrderPaidTwice"]
 
 
 # The request
