@@ -7,7 +7,6 @@ import copy
 import http.client
 import json
 import re
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -83,20 +82,9 @@ class Local:
     server: Server
     unreported: set[str] = field(default_factory=set, kw_only=True)
 
-    def post(self, body: str | bytes, content_type: str = "application/json", path: str = CALLBACK_PATH) -> Answer:
-        """Send a callback; fail if the answer is not JSON."""
-        return self.request("POST", path, body if isinstance(body, bytes) else body.encode(), content_type)
-
-    def request(self, method: str, path: str, body: bytes | None = None, content_type: str | None = None) -> Answer:
-        headers = {"Content-Type": content_type} if content_type else {}
-        request = urllib.request.Request(self.server.url + path, body, headers, method=method)
-        try:
-            response: http.client.HTTPResponse | urllib.error.HTTPError = urllib.request.urlopen(request, timeout=60)
-        except urllib.error.HTTPError as error:
-            response = error
-        with response:
-            assert response.headers["Content-Type"] == "application/json"
-            return Answer(response.status or 0, dict(response.headers), json.loads(response.read()))
+    def post(self, body: str | bytes) -> Answer:
+        """Send an unsigned callback."""
+        return self.send(body, {"Content-Type": "application/json"})
 
     def send(
         self,
