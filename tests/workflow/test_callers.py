@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from local.stack import ROOT
+from tests.sources import FUNCTIONS
 from tests.workflow.account import Workflow
 from tests.workflow.engine import Execution
 from tests.workflow.genuine import (
@@ -59,13 +60,13 @@ class Caller:
         return len(self.workflow.dispatched) > before
 
     def observe(self, **fields: Any) -> tuple[Any, ...]:
-        """Return the answer without what the caller sent, and the calls and pauses that they could measure."""
+        """Return the answer without what the caller sent, and the tasks and pauses that they could measure."""
         execution = self.send(**fields)
         status, answer = execution.answer
         echoed = {"orderId", "paymentId"}
         seen = {key: str(value).replace(execution.name, "…") for key, value in answer.items() if key not in echoed}
-        calls = {state: calls for state, calls in execution.attempts.items() if state not in REPORTS}
-        return status, seen, calls, execution.waits
+        tasks = [state for state in execution.states if state in FUNCTIONS and state not in REPORTS]
+        return status, seen, tasks, execution.waits
 
     def can_tell(self, *guesses: dict[str, Any]) -> str:
         """Return yes or no: whether the caller sees a difference between callbacks with these fields."""
