@@ -7,7 +7,6 @@ import copy
 import http.client
 import json
 import re
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,11 +32,12 @@ PARAMETERS = {
     "RedriveDelayMinutes": "1",
     "WatchProcessPaid": "true",
 }
-# Only callbacks that the bank signed and that match their order are paid; a flood of others sends few e-mails.
+# Only callbacks that the bank signed and that match their order are paid, once per order; others send few e-mails.
 GUARDED = {
     "SignatureMode": "enforce",
     "CrossCheckMode": "enforce",
     "AllowedSourceIps": "127.0.0.1/32",
+    "SecondPaymentMode": "hold",
     "AlertWindowMinutes": "60",
 }
 CALLBACK_PATH = "/bankapp/callback"
@@ -82,20 +82,33 @@ class Local:
     server: Server
     unreported: set[str] = field(default_factory=set, kw_only=True)
 
-    def post(self, body: str | bytes, content_type: str = "application/json", path: str = CALLBACK_PATH) -> Answer:
-        """Send a callback; fail if the answer is not JSON."""
-        return self.request("POST", path, body if isinstance(body, bytes) else body.encode(), content_type)
+    def post(self, body: str | bytes) -> Answer:
+        """Send an unsigned callback."""
+        return self.send(body, {"Content-Type": "application/json"})
 
-    def request(self, method: str, path: str, body: bytes | None = None, content_type: str | None = None) -> Answer:
-        headers = {"Content-Type": content_type} if content_type else {}
-        request = urllib.request.Request(self.server.url + path, body, headers, method=method)
-        try:
-            response: http.client.HTTPResponse | urllib.error.HTTPError = urllib.request.urlopen(request, timeout=60)
-        except urllib.error.HTTPError as error:
-            response = error
-        with response:
-            assert response.headers["Content-Type"] == "application/json"
-            return Answer(response.status or 0, dict(response.headers), json.loads(response.read()))
+    def send(
+        self,
+        body: str | bytes,
+        headers: Headers = (),
+        method: str = "POST",
+        path: str = CALLBACK_PATH,
+        source: str = "127.0.0.1",
+    ) -> Answer:
+        """Send these headers and no others, duplicates included; fail if the answer is not JSON."""
+        url = urlsplit(self.server.url)
+        content = body if isinstance(body, bytes) else body.encode()
+        connection = http.client.HTTPConnection(
+            str(url.hostname), url.port, timeout=ANSWER_SECONDS, source_address=(source, 0)
+        )
+        with closing(connection):
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(content)))
+            connection.endheaders(content)
+            with connection.getresponse() as response:
+                assert response.headers["Content-Type"] == "application/json"
+                return Answer(response.status, dict(response.headers), json.loads(response.read() or "{}"))
 
     def view(self, name: str) -> Any:
         """Return one of the local views, read over HTTP."""
@@ -155,30 +168,6 @@ class Guarded(Local):
     def put_order(self, order_id: str) -> None:
         item = {"orderId": {"S": order_id}, "userId": {"S": USER_ID}, "total": {"N": str(TOTAL)}}
         self.stack.client("dynamodb").put_item(TableName="order-table-dev", Item=item)
-
-    def send(
-        self,
-        body: str | bytes,
-        headers: Headers = (),
-        method: str = "POST",
-        path: str = CALLBACK_PATH,
-        source: str = "127.0.0.1",
-    ) -> Answer:
-        """Send these headers and no others, duplicates included; fail if the answer is not JSON."""
-        url = urlsplit(self.server.url)
-        content = body if isinstance(body, bytes) else body.encode()
-        connection = http.client.HTTPConnection(
-            str(url.hostname), url.port, timeout=ANSWER_SECONDS, source_address=(source, 0)
-        )
-        with closing(connection):
-            connection.putrequest(method, path, skip_accept_encoding=True)
-            for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-                connection.putheader(name, value)
-            connection.putheader("Content-Length", str(len(content)))
-            connection.endheaders(content)
-            with connection.getresponse() as response:
-                assert response.headers["Content-Type"] == "application/json"
-                return Answer(response.status, dict(response.headers), json.loads(response.read() or "{}"))
 
 
 def signed(

@@ -33,16 +33,32 @@ def test_a_paid_callback_is_recorded_and_processed_once(local: Local, make_body:
     assert local.payloads_of(order_id) == [body]
 
 
-def test_two_hundred_simultaneous_deliveries_are_dispatched_once(
+def test_two_hundred_simultaneous_deliveries_from_ten_addresses_are_paid_once(
     local: Local, make_body: MakeBody, order_id: str
 ) -> None:
     body = make_body()
+    addresses = [f"127.0.0.{number}" for number in range(1, 11)] * 20
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: local.post(body), range(200)))
+        answers = list(pool.map(lambda address: local.send(body, source=address), addresses))
     assert [answer.status for answer in answers] == [200] * 200
     assert [answer.body["duplicate"] for answer in answers].count(False) == 1
-    assert len(local.records_of(order_id)) == 200
+    records = local.records_of(order_id)
+    assert sorted(record["sourceIp"] for record in records) == sorted(addresses)
+    assert {record["requestId"] for record in records} == {answer.request_id for answer in answers}
     assert local.payloads_of(order_id) == [body]
+
+
+def test_ten_payments_of_an_order_at_once_are_all_dispatched_and_told(
+    local: Local, make_body: MakeBody, order_id: str
+) -> None:
+    bodies = [make_body(paymentId=f"{order_id}-{number}") for number in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(local.post, bodies))
+    assert [(answer.status, answer.body["duplicate"]) for answer in answers] == [(200, False)] * 10
+    assert sorted(local.payloads_of(order_id)) == bodies
+    # The first of them may have found no other.
+    mailed = [mail["Subject"] for answer in answers for mail in local.mails_of(answer)]
+    assert mailed in (["[local] BankApp callback: OrderPaidTwice"] * told for told in (9, 10))
 
 
 def test_fifty_mixed_simultaneous_deliveries_each_have_their_outcome(

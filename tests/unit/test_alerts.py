@@ -10,6 +10,7 @@ from callbacks.failure import Failure
 from tests.unit.kit import Json, Load, Log, Service, Table, TableOf, Task, items, only, operations
 
 MINUTE = 60
+DAY = 24 * 60 * MINUTE
 # What a partition key of DynamoDB takes, and what Lambda starts of a function.
 WRITE_UNITS_PER_SECOND = 1000
 CONTAINERS_PER_SECOND = 100
@@ -64,7 +65,7 @@ def test_the_first_failure_of_a_kind_opens_a_window(alerts: Task, table: Table, 
     item = only(table)
     assert item["kind"] == "bankappcallback#SaveCallbackRecord#ServiceUnavailable"
     assert earliest <= item["windowEndsAt"] <= int(time.time()) + 15 * MINUTE
-    assert item["expiration"] > item["windowEndsAt"]
+    assert item["expiration"] == item["windowEndsAt"] + 90 * DAY
 
 
 def test_failures_in_the_window_are_counted(alerts: Task, table: Table, first: Failure, second: Failure) -> None:
@@ -75,7 +76,7 @@ def test_failures_in_the_window_are_counted(alerts: Task, table: Table, first: F
     (count,) = counts(table)
     shard = queues.shard_of("BankApp", "request-2")
     assert count.pop("kind") == f"bankappcallback#SaveCallbackRecord#ServiceUnavailable#{count['windowEndsAt']}#{shard}"
-    assert count.pop("expiration") > count.pop("windowEndsAt")
+    assert count.pop("expiration") == count.pop("windowEndsAt") + 90 * DAY
     assert count == {
         "channel": "BankApp",
         "functionName": "bankappcallback",

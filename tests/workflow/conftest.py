@@ -46,6 +46,7 @@ from tests.workflow.account import (
     serve_sentry,
     spend,
 )
+from tests.workflow.genuine import Bank, serve_bank
 
 # Moto parses a definition for each machine and each execution, a path for each use, and creates a client for each call.
 # All of these take longer than the execution itself.
@@ -204,3 +205,9 @@ def claims_expire_before_retries(workflow: Workflow, monkeypatch: pytest.MonkeyP
             workflow.expire_claims()
 
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=pause))
+
+
+@pytest.fixture
+def bank() -> Iterator[Bank]:
+    with serve_bank() as bank:
+        yield bank

@@ -1,8 +1,13 @@
-"""Genuine callbacks: the bank's signature, and the account's own order and payment."""
+"""Genuine callbacks: the bank, its signature, and the account's own order and payment."""
 
 import base64
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import boto3
@@ -15,6 +20,43 @@ KEY = "whsec_" + base64.b64encode(b"the bank's own key").decode()
 OTHER_KEY = "whsec_" + base64.b64encode(b"somebody else's").decode()
 ORDER = {"orderId": "482500007436", "userId": "b5f392f7-6d89-433c-b24f-bf6a772cab1a", "total": 2339}
 RECEIVED_AT = datetime(2026, 11, 22, 10, tzinfo=UTC)
+
+
+@dataclass
+class Bank:
+    """The bank's own API."""
+
+    url: str
+    status: str = "PAID"
+    amount: str = "2339.00"
+    http_status: int = 200
+    inquiries: int = 0
+
+
+@contextmanager
+def serve_bank() -> Iterator[Bank]:
+    class Inquiries(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            token = {"access_token": "t", "expires_in": 0}
+            answer = {"status": served.status, "amount": served.amount}
+            is_inquiry = self.path.endswith("/inquiry")
+            served.inquiries += is_inquiry
+            self.send_response(served.http_status)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer if is_inquiry else token).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Inquiries)
+    served = Bank(f"http://127.0.0.1:{server.server_port}")
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield served
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def delivery(key: str | None = KEY, signed_at: datetime = RECEIVED_AT, name: str = "paid") -> dict[str, Any]:

@@ -1,11 +1,7 @@
 """Only genuine callbacks pay orders: what each check accepts, records and refuses in each of its modes."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -18,6 +14,7 @@ from tests.workflow.genuine import (
     ORDER,
     OTHER_KEY,
     RECEIVED_AT,
+    Bank,
     create_tables,
     delivery,
     forget_secrets,
@@ -26,43 +23,6 @@ from tests.workflow.genuine import (
     put_secret,
 )
 from tests.workflow.paths import FAILED, LOOKED_UP, PAID, REPORTS
-
-
-@dataclass
-class Bank:
-    """The bank's own API."""
-
-    url: str
-    status: str = "PAID"
-    amount: str = "2339.00"
-    http_status: int = 200
-    inquiries: int = 0
-
-
-@pytest.fixture
-def bank() -> Iterator[Bank]:
-    class Inquiries(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            token = {"access_token": "t", "expires_in": 0}
-            answer = {"status": served.status, "amount": served.amount}
-            is_inquiry = self.path.endswith("/inquiry")
-            served.inquiries += is_inquiry
-            self.send_response(served.http_status)
-            self.end_headers()
-            self.wfile.write(json.dumps(answer if is_inquiry else token).encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Inquiries)
-    served = Bank(f"http://127.0.0.1:{server.server_port}")
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield served
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture(autouse=True)

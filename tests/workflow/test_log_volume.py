@@ -1,4 +1,4 @@
-"""How much of CloudWatch's log an execution fills, as the page about capacity says."""
+"""How much of CloudWatch's log an execution fills, as the pages about capacity and security say."""
 
 import json
 import re
@@ -7,8 +7,10 @@ import pytest
 
 from local.stack import ROOT
 from tests.workflow.account import Workflow, client
+from tests.workflow.genuine import OTHER_KEY, delivery, forget_secrets, put_secret
 
-PAGE = (ROOT / "docs/capacity.md").read_text()
+CAPACITY = (ROOT / "docs/capacity.md").read_text()
+SECURITY = (ROOT / "docs/security.md").read_text().replace("\n", " ")
 PAID = json.loads((ROOT / "events/paid.json").read_text())
 
 
@@ -37,5 +39,31 @@ def kilobytes_of_history() -> float:
 )
 def test_a_history_is_as_large_as_the_page_says(workflow: Workflow, text: str, delivery: object) -> None:
     workflow.run(delivery)
-    (stated,) = re.findall(text, PAGE)
+    (stated,) = re.findall(text, CAPACITY)
     assert 0.7 * int(stated) < kilobytes_of_history() <= int(stated)
+
+
+JSON = json.dumps({f"member {number}": number for number in range(1000)})
+FORGED = delivery(OTHER_KEY)
+
+
+@pytest.mark.parametrize(
+    ("text", "forged"),
+    [
+        (r"takes (\d+) kB for 32 KiB of JSON", FORGED | {"body": JSON[:1024], "bodyLength": 32 * 1024}),
+        (r"and (\d+) kB for 8 KiB;", FORGED | {"body": JSON[:8192]}),
+        (
+            r"logging escapes them, (\d+) kB",
+            FORGED | {"body": "\0" * 8192, "headers": dict.fromkeys(FORGED["headers"], '"' * 1024)},
+        ),
+    ],
+    ids=["32 KiB", "8 KiB", "escaped"],
+)
+def test_the_history_of_a_forgery_is_as_large_as_the_page_says(workflow: Workflow, text: str, forged: object) -> None:
+    forget_secrets(workflow)
+    put_secret()
+    workflow.deploy(SignatureMode="enforce")
+    workflow.run(forged)
+    assert [failure["error"] for failure in workflow.errors] == ["InvalidSignature"]
+    (stated,) = re.findall(text, SECURITY)
+    assert 0.9 * int(stated) < kilobytes_of_history() <= int(stated)

@@ -225,6 +225,9 @@ def test_no_caller_writes_to_operators(workflow: Workflow, log: io.StringIO, pat
     assert "\\u002eexample" in said or path == "no object"
     kept = {row["orderId"] for row in workflow.records + workflow.errors if row.get("orderId")}
     assert kept <= {IDS["orderId"], f"{TEXT}other"}
+    for payment in workflow.payments:
+        assert payment["orderKey"] in {f"BankApp#{IDS['orderId']}", f"BankApp#{TEXT}other"}
+        assert payment["paymentId"] in {IDS["paymentId"], f"{TEXT}other"}
     assert kept or path == "no object"
 
 
