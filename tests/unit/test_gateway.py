@@ -424,7 +424,7 @@ def test_a_body_sent_in_chunks_is_read_up_to_the_limit(
     chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
     response = client.post(PATH, data=b"a" * length, content_type="application/json", environ_overrides=chunked)
     assert response.status_code == status
-    assert [len(delivery["body"]) for delivery in stepfunctions.deliveries()] == [min(length, 1_024)] * (status == 200)
+    assert [len(delivery["body"]) for delivery in stepfunctions.deliveries()] == [min(length, 512)] * (status == 200)
 
 
 def test_requests_beyond_the_concurrency_wait(api: Json) -> None:

@@ -33,7 +33,7 @@ def kilobytes_of_history() -> float:
     [
         (r"each (\d+) kB: ", PAID),
         # As the API's request template cuts a body that is too large.
-        (r"with its data \| .* \| (\d+) kB", PAID | {"body": "x" * 1024, "bodyLength": 9000}),
+        (r"with its data \| .* \| (\d+) kB", PAID | {"body": "x" * 512, "bodyLength": 9000}),
     ],
     ids=["paid", "refused"],
 )
@@ -50,7 +50,7 @@ FORGED = delivery(OTHER_KEY)
 @pytest.mark.parametrize(
     ("text", "forged"),
     [
-        (r"takes (\d+) kB for 32 KiB of JSON", FORGED | {"body": JSON[:1024], "bodyLength": 32 * 1024}),
+        (r"takes (\d+) kB for 32 KiB of JSON", FORGED | {"body": JSON[:512], "bodyLength": 32 * 1024}),
         (r"and (\d+) kB for 8 KiB;", FORGED | {"body": JSON[:8192]}),
         (
             r"logging escapes them, (\d+) kB",
@@ -67,3 +67,13 @@ def test_the_history_of_a_forgery_is_as_large_as_the_page_says(workflow: Workflo
     assert [failure["error"] for failure in workflow.errors] == ["InvalidSignature"]
     (stated,) = re.findall(text, SECURITY)
     assert 0.9 * int(stated) < kilobytes_of_history() <= int(stated)
+
+
+@pytest.mark.parametrize("character", ['"', "\\", "\0", "ก"])
+def test_a_forgery_that_is_cut_takes_at_most_twice_its_size(workflow: Workflow, character: str) -> None:
+    forget_secrets(workflow)
+    put_secret()
+    workflow.deploy(SignatureMode="enforce")
+    size = 32 * 1024
+    workflow.run(FORGED | {"body": character * 512, "bodyLength": size // len(character.encode())})
+    assert kilobytes_of_history() * 1000 <= 2 * size
