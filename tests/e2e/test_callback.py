@@ -225,4 +225,4 @@ def test_a_body_over_the_limit_is_refused_and_logged(local: Local, make_body: Ma
     (error,) = local.errors_of(answer)
     assert error["orderId"] == order_id
     event = json.loads(error["event"])
-    assert (len(event["body"]), event["bodyLength"] > 300_000) == (1_024, True)
+    assert (len(event["body"]), event["bodyLength"] > 300_000) == (512, True)
