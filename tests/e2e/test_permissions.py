@@ -100,9 +100,15 @@ def dispatch(task: Task) -> str:
         function=PROCESS_PAID,
         table=RECORDS,
         callback=task.callback,
+        verdicts={"crossCheck": "skipped", "inquiry": "skipped"},
         body="{}",
         secondPaymentMode="warn",
     )
+
+
+def confirm(task: Task) -> str:
+    """A refused confirmation fails nothing: ConfirmDispatch makes it."""
+    return "UpdateItem operation" if not json.loads(dispatch(task))["isConfirmed"] else ""
 
 
 def compare(task: Task) -> str:
@@ -304,7 +310,8 @@ PERMISSIONS: list[tuple[str, str, str, Callable[[Task], str]]] = [
     ("CrossCheckPayment", "dynamodb:GetItem", "order-table-dev", cross_check),
     ("CrossCheckPayment", "dynamodb:GetItem", "payment3-card-payment-record-master", cross_check),
     ("InquirePayment", "secretsmanager:GetSecretValue", "", inquire),
-    ("InvokeProcessPaid", "dynamodb:UpdateItem", "", dispatch),
+    ("InvokeProcessPaid", "dynamodb:UpdateItem", LEDGER, dispatch),
+    ("InvokeProcessPaid", "dynamodb:UpdateItem", RECORDS, confirm),
     ("InvokeProcessPaid", "lambda:InvokeFunction", "", dispatch),
     ("InvokeProcessPaid", "dynamodb:Query", LEDGER, compare),
     ("InvokeProcessPaid", "dynamodb:Query", "/index/byPaymentId", compare),

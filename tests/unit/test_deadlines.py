@@ -242,7 +242,8 @@ def save(callback: Json, _: Json) -> Json:
 
 def dispatch(mode: str) -> Callable[[Json, Json], Json]:
     names = {"channel": "BankApp", "function": "process-paid", "table": "records", "secondPaymentMode": mode}
-    return lambda callback, _: {**names, "callback": callback, "body": body_of("paid")}
+    verdicts = {"crossCheck": "passed", "inquiry": "skipped"}
+    return lambda callback, _: {**names, "callback": callback, "verdicts": verdicts, "body": body_of("paid")}
 
 
 def inquire(callback: Json, _: Json) -> Json:

@@ -32,12 +32,14 @@ BeforeInvoke = Callable[[Callable[[], None]], None]
 def event(callback: Json, **changes: Any) -> Json:
     """Return the input of the state."""
     common = {"channel": "BankApp", "function": FUNCTION, "table": RECORDS, "secondPaymentMode": "warn"}
-    return {**common, "body": body_of("paid"), "callback": {**callback, **changes}}
+    verdicts = {"crossCheck": "passed", "inquiry": "skipped"}
+    return {**common, "body": body_of("paid"), "callback": {**callback, **changes}, "verdicts": verdicts}
 
 
-def dispatched(callback: Json) -> Json:
+def dispatched(callback: Json, **changes: Any) -> Json:
     """Return the answer for a delivery that is not a duplicate."""
-    return {"dispatchedBy": callback["deliveryId"], "isDuplicate": False, "contradiction": None}
+    ids = {"orderId": callback["orderId"], "paymentId": callback["paymentId"], "dispatchedBy": callback["deliveryId"]}
+    return {**ids, "isDuplicate": False, "isConfirmed": True, "contradiction": None, **changes}
 
 
 def expire(ledger: Table) -> None:
@@ -129,7 +131,7 @@ def test_an_invoke_that_lambda_refuses_releases_the_claim(
     assert len(service.requests) == 1
     # The next attempt may be another delivery's.
     later = task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-2"))
-    assert later == {"dispatchedBy": LATER, "isDuplicate": False, "contradiction": None}
+    assert later == dispatched(callback, dispatchedBy=LATER)
 
 
 @pytest.mark.parametrize("unreachable", ["deaf", "nobody"])
@@ -215,7 +217,7 @@ def test_a_refused_invoke_whose_claim_cannot_be_released_is_not_retried(
 def test_a_second_delivery_of_a_payment_is_a_duplicate(task: Task, service: Service, callback: Json) -> None:
     task.handler(event(callback), context())
     again = task.handler(event(callback, deliveryId=LATER, body="{}"), context(attempt="attempt-2"))
-    assert again == {"dispatchedBy": callback["deliveryId"], "isDuplicate": True, "contradiction": None}
+    assert again == dispatched(callback, isDuplicate=True, isConfirmed=False)
     assert len(service.requests) == 1
 
 
@@ -278,7 +280,7 @@ def test_a_killed_attempt_keeps_its_claim_until_it_expires(
         task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-2"))
     expire(ledger)
     later = task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-3"))
-    assert later == {"dispatchedBy": LATER, "isDuplicate": False, "contradiction": None}
+    assert later == dispatched(callback, dispatchedBy=LATER)
     assert len(service.requests) == 1
 
 
@@ -362,11 +364,35 @@ def test_a_dispatch_that_cannot_be_finished_is_answered_anyway(
     assert len(service.requests) == 1
 
 
+# The confirmation in the record
+
+
+def test_the_record_shows_the_dispatch_and_the_verdicts(task: Task, records: Table, callback: Json) -> None:
+    key = {name: callback[name] for name in ("orderId", "deliveryId")}
+    records.put_item(Item={**key, "undispatchedSince": "2026-11-22T10:00:00.000Z", "shard": "BankApp#1"})
+    task.handler(event(callback), context())
+    stored = records.get_item(Key=key)["Item"]
+    shown = {"dispatchedBy": callback["deliveryId"], "crossCheck": "passed", "inquiry": "skipped"}
+    assert stored == {**key, "shard": "BankApp#1", **shown}
+
+
+def test_an_unconfirmed_dispatch_is_left_to_the_workflow(
+    task: Task, records: Table, service: Service, callback: Json, log: Log
+) -> None:
+    remaining = iter([60_000, 60_000, 60_000, 500, 60_000])
+    late = context()
+    late.get_remaining_time_in_millis = lambda: next(remaining)
+    assert task.handler(event(callback), late) == dispatched(callback, isConfirmed=False)
+    assert not any("dispatchedBy" in item for item in items(records))
+    assert log()[-1]["message"] == "The dispatch could not be confirmed"
+    assert len(service.requests) == 1
+
+
 # Contradictions
 
 
 def test_payments_are_not_compared_without_the_time_for_it(task: Task, service: Service, callback: Json) -> None:
-    remaining = iter([60_000, 60_000, 60_000, 900])
+    remaining = iter([60_000, 60_000, 60_000, 60_000, 900])
     late = context()
     late.get_remaining_time_in_millis = lambda: next(remaining)
     answer = task.handler(event(callback), late)
@@ -427,7 +453,7 @@ def test_an_operators_decision_dispatches_a_payment_once_more(
     task.handler(event(callback), context())
     again = {"deliveryId": LATER, "decision": {"id": "decision-1", "action": "again"}}
     answers = [task.handler(event(callback, **again), context(attempt=f"attempt-{number}")) for number in (2, 3)]
-    assert answers == [{"dispatchedBy": LATER, "isDuplicate": False, "contradiction": None}] * 2
+    assert answers == [dispatched(callback, dispatchedBy=LATER)] * 2
     assert len(service.requests) == 2
     (item,) = items(ledger)
     assert item["dispatches"] == 2

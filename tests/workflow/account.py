@@ -46,7 +46,7 @@ INVOKE: Call = ("/invocations",)
 CLAIM_PAYMENT: Call = ("in InvokeProcessPaid:", "UpdateItem", '"userDigest"')
 FINISH_CLAIM: Call = ("in InvokeProcessPaid:", "UpdateItem", '"invokeRequestId"')
 # Step Functions makes this call itself.
-CONFIRM_DISPATCH: Call = ("in :", "UpdateItem", f'"TableName": "{RECORD_TABLE}"')
+CONFIRM_DISPATCH: Call = ("UpdateItem", "dispatchedBy", f'"TableName": "{RECORD_TABLE}"')
 # How often a payment is dispatched automatically at most, if nobody knows how an attempt ended.
 PROMISED = 1 + TEMPLATE["Parameters"]["MaxDispatchRepeats"]["Default"]
 REOPEN_PAYMENT: str = resolved({"Fn::GetAtt": ["ReopenPayment", "Arn"]})

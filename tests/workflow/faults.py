@@ -63,7 +63,8 @@ FINISH = Call("InvokeProcessPaid", "UpdateItem", "finish the claim", '"invokeReq
 RELEASE = Call("InvokeProcessPaid", "UpdateItem", "release the claim", '"UpdateExpression": "REMOVE')
 FIND_PAYMENTS = Call("InvokeProcessPaid", "Query", "look for other payments of the order", '"ConsistentRead": true')
 FIND_ORDERS = Call("InvokeProcessPaid", "Query", "look for other orders with the payment id", '"byPaymentId"')
-CONFIRM = Call("ConfirmDispatch", "UpdateItem", "confirm the dispatch in the record")
+CONFIRM = Call("InvokeProcessPaid", "UpdateItem", "confirm the dispatch in the record", '"crossCheck"')
+CONFIRM_AGAIN = Call("ConfirmDispatch", "UpdateItem", "confirm the dispatch in the record")
 LOG = Call("WriteErrorLog", "UpdateItem", "write the error log")
 PARK = Call("ParkDelivery", "SendMessage", "park the delivery")
 REPORT = Call("ReportToSentry", "POST", "send the event")
@@ -130,10 +131,7 @@ def refuse_invokes(workflow: Workflow) -> None:
 
 
 def lose_after(workflow: Workflow, state: str) -> None:
-    if state == "ConfirmDispatch":
-        break_call(workflow, CONFIRM, "killed once")
-    else:
-        workflow.functions.run_after(state, workflow.abort_callback)
+    workflow.functions.run_after(state, workflow.abort_callback)
 
 
 # Takes the call, and what to do when the fault begins; returns the execution that the delivery started.
@@ -153,6 +151,12 @@ def deliver_to_be_checked(workflow: Workflow, _: Call, begin_fault: Callable[[],
     workflow.deploy(SignatureMode="enforce", CrossCheckMode="enforce")
     begin_fault()
     return workflow.run(delivery())
+
+
+def deliver_unconfirmed(workflow: Workflow, _: Call, begin_fault: Callable[[], None]) -> Execution:
+    break_call(workflow, CONFIRM, "throttled")
+    begin_fault()
+    return workflow.run(DELIVERY)
 
 
 def deliver_and_fail(workflow: Workflow, call: Call, begin_fault: Callable[[], None]) -> Execution:
@@ -208,6 +212,7 @@ def heal_a_failure(workflow: Workflow, call: Call, begin_fault: Callable[[], Non
 PATHS: dict[str, Path] = {
     "delivery": deliver,
     "checked delivery": deliver_to_be_checked,
+    "unconfirmed delivery": deliver_unconfirmed,
     "failed delivery": deliver_and_fail,
     "unlogged delivery": deliver_and_park,
     "healing of a parked delivery": heal_a_parked_delivery,
@@ -229,7 +234,10 @@ def status_of(delivered: Execution) -> int:
 
 def expected_end(path: str, call: Call, fault: str) -> str:
     """Return how the execution that the path's delivery started ends."""
-    is_aborted = "killed" in fault and (path, call) in {("delivery", CONFIRM), ("unlogged delivery", PARK)}
+    is_aborted = "killed" in fault and (path, call) in {
+        ("unconfirmed delivery", CONFIRM_AGAIN),
+        ("unlogged delivery", PARK),
+    }
     if is_aborted or path == "healing of a lost execution":
         return "ABORTED"
     is_logged = call != LOG and path not in {"unlogged delivery", "healing of a parked delivery"}

@@ -49,6 +49,8 @@ STATES = all_states(HEALING.definition) | all_states(CALLBACK.definition)
 RECORDS, LEDGER, FAILURES = TABLES = (RECORD_TABLE, LEDGER_TABLE, ERROR_TABLE)
 # The queue of parked deliveries is kept like a table, with an item for each message.
 STORES = (*TABLES, PARKED_QUEUE)
+# Their calls about a record show, or look for, a dispatch that the ledger may not know.
+DISPATCHING = {"InvokeProcessPaid", "ConfirmDispatch"}
 # The task states that call AWS themselves, without a function.
 OWN_CALLS = {
     name for name, state in STATES.items() if state.get("Resource", "").endswith((":updateItem", ":sendMessage"))
@@ -400,6 +402,8 @@ class Workflows:
                 return Ended(task.actor)
             case "ConfirmDispatch":
                 return self._answer(task, data, 200, is_done=not outcome.error)
+            case "InvokeProcessPaid" if not outcome.error and outcome.result["isConfirmed"]:
+                return self._answer(task, data, 200, is_done=True)
             case "WriteErrorLog" if not outcome.error:
                 return self._answer(task, data, 500, is_done=False)
             case "WriteErrorLog":
@@ -647,7 +651,7 @@ class Explorer:
                 is_alone = task.state == "SaveCallbackRecord" or call.operation == "Query"
             elif call.table == PARKED_QUEUE:
                 is_alone = not any(isinstance(other, Task) and other.state == "TakeParked" for other in tasks)
-            elif task.state == "ConfirmDispatch" and not self._is_dispatched(contents):
+            elif call.table == RECORDS and task.state in DISPATCHING and not self._is_dispatched(contents):
                 is_alone = False
             else:
                 is_alone = task.actor == SECOND or len(sharing) == 1

@@ -210,7 +210,7 @@ def test_a_signed_callback_is_redriven_long_after_it_was_signed(workflow: Workfl
 
 def test_a_signed_callback_with_an_unconfirmed_dispatch_is_verified_again(workflow: Workflow) -> None:
     workflow.deploy(SignatureMode="enforce")
-    workflow.aws.refuse(CONFIRM_DISPATCH, "InternalServerError", status=500, times=2)
+    workflow.aws.refuse(CONFIRM_DISPATCH, "InternalServerError", status=500, times=3)
     workflow.run(delivery())
     workflow.heal()
 

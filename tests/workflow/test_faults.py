@@ -13,7 +13,19 @@ from tests.sources import TEMPLATE
 from tests.workflow import faults
 from tests.workflow.account import Workflow
 from tests.workflow.engine import Execution
-from tests.workflow.faults import AGAIN, CONFIRM, DELIVERY, DISPATCH, FINISH, LOG_AGAIN, PATHS, REPORT, SETTLE, Call
+from tests.workflow.faults import (
+    AGAIN,
+    CONFIRM,
+    CONFIRM_AGAIN,
+    DELIVERY,
+    DISPATCH,
+    FINISH,
+    LOG_AGAIN,
+    PATHS,
+    REPORT,
+    SETTLE,
+    Call,
+)
 
 pytestmark = pytest.mark.usefixtures("claims_expire_before_retries")
 
@@ -38,8 +50,9 @@ TABLE: dict[str, dict[Call, Row]] = {
         FINISH: ("200 · 1", "200 · 1", "200 · 1"),
         faults.FIND_PAYMENTS: ("200 · 1", "200 · 1", "200 · 1"),
         faults.FIND_ORDERS: ("200 · 1", "200 · 1", "200 · 1"),
-        CONFIRM: ("200 · 1", "200 · 1", "500 · 1"),
+        CONFIRM: ("200 · 1", "200 · 1", "200 · 1"),
     },
+    "unconfirmed delivery": {CONFIRM_AGAIN: ("200 · 1", "200 · 1", "500 · 1")},
     "checked delivery": {
         faults.READ_SECRET: HEALED,
         faults.READ_ORDER: ("500 · 1", "200 · 1", "200 · 1"),
@@ -91,7 +104,6 @@ LOST_AFTER = {
     "ValidateCallback": DELIVERED_AGAIN,
     "SaveCallbackRecord": "500 · 1",
     "InvokeProcessPaid": "500 · 1",
-    "ConfirmDispatch": "500 · 1",
 }
 
 
@@ -154,6 +166,7 @@ def test_a_lost_execution_is_healed_or_delivered_again(workflow: Workflow, state
 def test_a_dispatch_that_neither_claim_nor_record_shows_is_repeated(workflow: Workflow) -> None:
     faults.break_call(workflow, FINISH, "throttled")
     faults.break_call(workflow, CONFIRM, "throttled")
+    faults.break_call(workflow, CONFIRM_AGAIN, "throttled")
     delivered = workflow.run(DELIVERY)
 
     assert delivered.answer[0] == 200

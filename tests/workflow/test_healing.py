@@ -26,7 +26,7 @@ from tests.workflow.account import (
 )
 from tests.workflow.engine import Execution
 from tests.workflow.genuine import create_tables, put_order
-from tests.workflow.paths import PAID
+from tests.workflow.paths import CONFIRMED_LATER
 
 QUERY_UNDISPATCHED: Call = ("DynamoDB_20120810.Query", '"IndexName": "undispatched"')
 
@@ -114,9 +114,9 @@ def test_a_payment_delivered_again_before_healing_is_dispatched_once(workflow: W
 
 
 def test_a_payment_with_an_unconfirmed_dispatch_is_found_and_logged(workflow: Workflow) -> None:
-    workflow.aws.refuse(CONFIRM_DISPATCH, "ProvisionedThroughputExceededException", times=2)
+    workflow.aws.refuse(CONFIRM_DISPATCH, "ProvisionedThroughputExceededException", times=3)
     execution = workflow.run(delivery(1))
-    assert execution.states == PAID
+    assert execution.states == CONFIRMED_LATER
     assert execution.answer[0] == 200
     assert workflow.errors == []
     healing = workflow.heal()

@@ -18,7 +18,7 @@ from callbacks.queues import AUTOMATIC, Lane, lane_of
 from tests.workflow import account, faults
 from tests.workflow.account import CLAIM_PAYMENT, INVOKE, PROMISED, RealClock, Workflow, client
 from tests.workflow.engine import Execution
-from tests.workflow.faults import CONFIRM, DELIVERY, DISPATCH, FINISH, PATHS, REPORT, Call
+from tests.workflow.faults import CONFIRM, CONFIRM_AGAIN, DELIVERY, DISPATCH, FINISH, PATHS, REPORT, Call
 from tests.workflow.genuine import create_tables, delivery, forget_secrets, put_order, put_secret
 
 # A process is killed right after each call. If Step Functions makes the call itself, its whole execution is aborted.
@@ -48,8 +48,11 @@ TABLE: dict[str, dict[Call, Row]] = {
         FINISH: ("200 · 1 · dispatched", "500 · 1 · dispatched · told", "200 · 1 · dispatched"),
         faults.FIND_PAYMENTS: ("200 · 1 · dispatched · told", "500 · 1 · given up · told", "200 · 1 · dispatched"),
         faults.FIND_ORDERS: ("200 · 1 · dispatched · told", "500 · 1 · given up · told", "200 · 1 · dispatched"),
-        CONFIRM: ("200 · 1 · dispatched", "500 · 1 · dispatched · alarm only", "200 · 1 · dispatched"),
+        CONFIRM: ("200 · 1 · dispatched", "500 · 1 · dispatched · told", "200 · 1 · dispatched"),
         faults.EVERY_CALL: ("", "", "200 · 1 · dispatched · told"),
+    },
+    "unconfirmed delivery": {
+        CONFIRM_AGAIN: ("200 · 1 · dispatched", "500 · 1 · dispatched · alarm only", "200 · 1 · dispatched"),
     },
     "checked delivery": {
         faults.READ_SECRET: REFUSED,
@@ -120,7 +123,7 @@ TABLE: dict[str, dict[Call, Row]] = {
             "500 · 1 · dispatched · told",
         ),
         faults.FIND_ORDERS: ("500 · 1 · dispatched · told", "500 · 1 · given up · told", "500 · 1 · dispatched · told"),
-        CONFIRM: ("500 · 1 · given up · told", "500 · 1 · given up · told, alarm", "500 · 1 · dispatched · told"),
+        CONFIRM: ("500 · 1 · dispatched · told", "500 · 1 · given up · told", "500 · 1 · dispatched · told"),
     },
 }
 WANTED = {"given up": "GivenUp", "undecided": "DispatchUndecided"}
@@ -260,7 +263,7 @@ def test_an_invoke_that_lambda_accepts_and_loses_is_told_to_nobody(workflow: Wor
 
 @pytest.mark.usefixtures("few_redrives", "claims_expire_before_retries")
 def test_many_deliveries_of_a_payment_whose_dispatch_cannot_be_recorded(workflow: Workflow) -> None:
-    for call in (FINISH, CONFIRM):
+    for call in (FINISH, CONFIRM, CONFIRM_AGAIN):
         faults.break_call(workflow, call, "throttled")
     for number in range(3):
         workflow.run(DELIVERY | {"requestId": f"request-{number}"})

@@ -27,7 +27,7 @@ from tests.outcomes import FAILURE_MESSAGE, body_of
 from tests.sources import FUNCTIONS
 from tests.workflow.account import Workflow, client
 from tests.workflow.engine import CALLBACK, Execution, Machine, create_machine, run
-from tests.workflow.paths import CONFLICT, DECLINED, FAILED, INVALID, LOOKED_UP, PAID, SAVED
+from tests.workflow.paths import CONFIRMED_LATER, CONFLICT, DECLINED, FAILED, INVALID, LOOKED_UP, PAID, SAVED
 
 HERE = Path(__file__).parent
 MOCKS = json.loads((HERE / "MockConfigFile.json").read_text())
@@ -62,9 +62,9 @@ ALL_REPORTS_FAILED = [
 # The same paths as in test_callback, for engines on which the real handlers cannot run; None fails as a whole.
 EXPECTED: dict[str, tuple[list[str], int | None, dict[str, Any]]] = {
     "HappyPath": (PAID, 200, RECORDED),
-    "ConfirmDown": (PAID, 200, RECORDED),
+    "ConfirmDown": (CONFIRMED_LATER, 200, RECORDED),
     "Declined": (DECLINED, 200, {**RECORDED, "processing": False}),
-    "Duplicate": (PAID, 200, {**RECORDED, "duplicate": True}),
+    "Duplicate": (CONFIRMED_LATER, 200, {**RECORDED, "duplicate": True}),
     "Conflict": (CONFLICT, 500, CONFLICTING),
     "Invalid": (INVALID, 500, REFUSED),
     "InvokeThrottledThenFine": (PAID, 200, RECORDED),
