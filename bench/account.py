@@ -158,15 +158,24 @@ def _as_sent_to_aws(request: BaseHTTPRequestHandler, body: bytes) -> AWSPrepared
 
 
 def _create_resources() -> None:
-    options = {"region_name": REGION, "aws_access_key_id": engine.ACCOUNT, "aws_secret_access_key": "bench"}
-    connect: Any = boto3.client
-    dynamodb = connect("dynamodb", **options)
     for name in TABLES:
-        dynamodb.create_table(**table(name))
-    sqs = connect("sqs", **options)
+        _client("dynamodb").create_table(**table(name))
     for arguments in engine.queues():
-        sqs.create_queue(**arguments)
-    connect("ses", **options).verify_email_identity(EmailAddress=engine.PARAMETERS["EmailFrom"])
+        _client("sqs").create_queue(**arguments)
+    _client("ses").verify_email_identity(EmailAddress=engine.PARAMETERS["EmailFrom"])
+
+
+def empty_tables() -> None:
+    """Take away what the calls so far have written."""
+    for name in TABLES:
+        _client("dynamodb").delete_table(TableName=table(name)["TableName"])
+        _client("dynamodb").create_table(**table(name))
+
+
+def _client(service: str) -> Any:
+    connect: Any = boto3.client
+    options = {"region_name": REGION, "aws_access_key_id": engine.ACCOUNT, "aws_secret_access_key": "bench"}
+    return connect(service, **options)
 
 
 def _make_certificate(folder: Path) -> tuple[Path, Path, Path]:

@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.log import billed_bytes, exists_by_default, history_lines, is_traced
+from bench.deployment import PRODUCTION, Deployment, alternatives
+from bench.log import billed_bytes, history_lines
 from bench.paths import BASELINE, BASELINE_FUNCTION, OURS, SMALL, recorded
 from local.stack import ROOT
-from tests.sources import FUNCTIONS, RESOURCES, TEMPLATE
+from tests.sources import FUNCTIONS, TEMPLATE
 
 PRICES = ROOT / "bench/prices.toml"
 SECONDS_PER_MONTH = 30 * 24 * 3600
 # On which a function has one full vCPU; with less memory its CPU takes longer.
 VCPU_MB = 1769
 GIBIBYTE = 1024**3
+# What API Gateway reports for a method: its requests, their errors of both kinds, and both latencies.
+API_METRICS = 5
 WRITES = {"PutItem", "UpdateItem", "DeleteItem"}
 
 
@@ -101,48 +104,42 @@ def units_on_the_page() -> tuple[float, float]:
 
 
 def measure(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return each volume's dollars by item and design, from the results of `cold`, `warm` and `log`."""
+    """Return each volume's dollars by item and design, and what a parameter changes, from `cold`, `warm` and `log`."""
     prices = read_prices()
     volumes = []
     for volume in prices["volumes"]:
-        usages = {design: paid_usage(design, volume["cold"], results, prices) for design in (OURS, BASELINE)}
-        traced = {OURS: is_traced(), BASELINE: False}
-        items = {
-            design: month(volume["callbacks"], usages[design], traced[design], prices) for design in (OURS, BASELINE)
-        }
-        items[OURS] |= fixed_month(results, prices)
         per_million = {
-            design: {name: dollars / volume["callbacks"] * 1e6 for name, dollars in items[design].items()}
-            for design in items
+            OURS: per_million_paid(volume, results, prices, PRODUCTION),
+            BASELINE: per_million_paid(volume, results, prices, None),
         }
-        totals = {design: sum(per_million[design].values()) for design in per_million}
+        totals = {design: sum(items.values()) for design, items in per_million.items()}
         volumes.append(
-            {
-                "callbacks": volume["callbacks"],
-                "cold": volume["cold"],
-                "per_million": per_million,
-                "total": totals,
-                "ratio": totals[OURS] / totals[BASELINE],
-            }
+            {**volume, "per_million": per_million, "total": totals, "ratio": totals[OURS] / totals[BASELINE]}
         )
-    return {"volumes": volumes, "settings": settings(results, prices)}
-
-
-def settings(results: Mapping[str, Any], prices: Mapping[str, Any]) -> dict[str, float]:
-    """Return by how many dollars a parameter's other value changes the bill of a million callbacks a month."""
-    case = _case(results, "paid")
-    gigabyte = prices["prices"]["log_gb"] / GIBIBYTE * 1e6
-    history = case["total"] - case["tasks"]
-    return {
-        "LogExecutionData=false": (case["history_without_data"] - history) * gigabyte,
-        "WorkflowLogLevel=ERROR": (case["history_errors"] - history) * gigabyte,
-        "SystemLogLevel=INFO": (case["tasks_info"] - case["tasks"]) * gigabyte,
-        "Tracing=true": traces(1e6, prices["xray"]) * prices["prices"]["xray_trace"],
+    (million,) = (each for each in volumes if each["callbacks"] == 1_000_000)
+    settings = {
+        each.name: sum(per_million_paid(million, results, prices, each).values()) - million["total"][OURS]
+        for each in alternatives()
     }
+    return {"volumes": volumes, "settings": settings}
 
 
-def paid_usage(design: str, cold_share: float, results: Mapping[str, Any], prices: Mapping[str, Any]) -> Usage:
-    """Return what a paid callback of 190 bytes uses."""
+def per_million_paid(
+    volume: Mapping[str, Any], results: Mapping[str, Any], prices: Mapping[str, Any], deployment: Deployment | None
+) -> dict[str, float]:
+    """Return the dollars for a million paid callbacks by item; without a deployment, those of the one Lambda."""
+    usage = paid_usage(deployment, volume["cold"], results, prices)
+    items = month(volume["callbacks"], usage, bool(deployment and deployment.is_traced), prices)
+    if deployment:
+        items |= fixed_month(results, prices, deployment)
+    return {name: dollars / volume["callbacks"] * 1e6 for name, dollars in items.items()}
+
+
+def paid_usage(
+    deployment: Deployment | None, cold_share: float, results: Mapping[str, Any], prices: Mapping[str, Any]
+) -> Usage:
+    """Return what a paid callback of 190 bytes uses; without a deployment, with the one Lambda."""
+    design = OURS if deployment else BASELINE
     latency = prices["latency_ms"]
     functions: dict[str, Any] = results["warm"]["paid"][design]["functions"]
     gb_seconds = duration = 0.0
@@ -155,7 +152,7 @@ def paid_usage(design: str, cold_share: float, results: Mapping[str, Any], price
         gb_seconds += _mean(cold_share, lambda_gb_seconds(cold_ms, memory), lambda_gb_seconds(warm_ms, memory))
         duration += _mean(cold_share, cold_ms + latency["sandbox"], warm_ms) + latency["function"]
     case = _case(results, "paid")
-    if design == BASELINE:
+    if not deployment:
         return Usage(
             lambda_requests=1,
             lambda_gb_seconds=gb_seconds,
@@ -181,17 +178,14 @@ def paid_usage(design: str, cold_share: float, results: Mapping[str, Any], price
         write_units=record_units + (record_units - 1) + beside - once,
         once_write_units=once,
         read_units=reads,
-        log_bytes=case["total"],
+        log_bytes=case["totals"][deployment.name],
     )
 
 
-def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any]) -> dict[str, float]:
-    """Return what runs whether callbacks arrive or not: alarms, and the healing workflow that finds nothing."""
+def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any], deployment: Deployment) -> dict[str, float]:
+    """Return what runs whether callbacks arrive or not: alarms, metrics, and the healing that finds nothing."""
     price, latency = prices["prices"], prices["latency_ms"]
-    alarms = sum(
-        resource["Type"] == "AWS::CloudWatch::Alarm" and exists_by_default(resource) for resource in RESOURCES.values()
-    )
-    runs = SECONDS_PER_MONTH / 60 / TEMPLATE["Parameters"]["HealingMinutes"]["Default"]
+    runs = SECONDS_PER_MONTH / 60 / deployment.healing_minutes
     idle = results["warm"]["idle"][OURS]
     events = recorded()["idle", 0]["events"]
     transitions = sum(event["type"].endswith("StateEntered") for event in events) + 1
@@ -211,11 +205,15 @@ def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any]) -> dict[s
         + reads * 0.5 * price["read_unit"]
         + writes * price["write_unit"]
         + queues * price["queue_request"]
-        + billed_bytes(history_lines(events, results["log"]["has_data"])) / GIBIBYTE * price["log_gb"]
-        + price["xray_trace"] * is_traced()
+        + billed_bytes(history_lines(events, deployment.has_data, level=deployment.level)) / GIBIBYTE * price["log_gb"]
+        + price["xray_trace"] * deployment.is_traced
     )
-    # Each run reports the metric HealingRuns; the other metrics cost only in hours in which something fails.
-    return {"alarms": alarms * price["alarm_month"], "healing, idle": runs * each + price["metric_month"]}
+    # The other metrics of our own cost only in hours in which something fails.
+    return {
+        "alarms": deployment.alarms * price["alarm_month"],
+        "API metrics": API_METRICS * price["metric_month"] * deployment.has_method_metrics,
+        "healing, idle": runs * each + price["metric_month"],
+    }
 
 
 def _case(results: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import artefact
 from bench.account import Account, serving_account
-from bench.log import logging_config
+from bench.deployment import PRODUCTION
 from bench.paths import (
     BASELINE,
     BASELINE_FUNCTION,
@@ -73,7 +73,7 @@ class Bench:
                 "AWS_LAMBDA_LOG_FORMAT": "Text",
             }
             return Container(self.baseline, BASELINE_HANDLER, environment | own, self.runtime_client)
-        properties, logs = FUNCTIONS[function], logging_config()
+        properties, logs = FUNCTIONS[function], PRODUCTION.lambda_logs
         own = {"AWS_LAMBDA_LOG_FORMAT": logs["LogFormat"], "AWS_LAMBDA_LOG_LEVEL": logs["ApplicationLogLevel"]}
         variables = engine.resolved(
             properties.get("Environment", {}).get("Variables", {}), SentryDsn=self.account.environment["SENTRY_DSN"]

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from bench.paths import BASELINE, FORGED, LARGE, MEDIUM, OURS, SMALL, recorded
-from local.intrinsics import parameter_value, resolved
-from tests.sources import RESOURCES, TEMPLATE
+from bench.deployment import PRODUCTION, Deployment, alternatives
+from bench.paths import BASELINE, FORGED, LARGE, MEDIUM, OURS, REQUEST_IDS, SMALL, recorded
 
 if TYPE_CHECKING:
     from bench.designs import Bench
+    from bench.runtime import Invocation
 
 # CloudWatch adds them to each event.
 EVENT_BYTES = 26
@@ -107,30 +107,6 @@ def history_lines(
     return lines
 
 
-def by_default(node: Any) -> Any:
-    """Return a part of the template with its parameters' defaults."""
-    defaults = {name: parameter_value(parameter, None) for name, parameter in TEMPLATE["Parameters"].items()}
-    return resolved(node, defaults, TEMPLATE["Conditions"])
-
-
-def logging_config() -> dict[str, str]:
-    """Return how the template lets Lambda log: `LogFormat`, `ApplicationLogLevel` and `SystemLogLevel`."""
-    config = {**TEMPLATE["Globals"]["Function"]["LoggingConfig"]}
-    del config["LogGroup"]
-    levels: dict[str, str] = by_default(config)
-    return levels
-
-
-def exists_by_default(resource: Mapping[str, Any]) -> bool:
-    """Return whether a resource's condition, if it has one, holds for the parameters' defaults."""
-    return "Condition" not in resource or by_default(TEMPLATE["Conditions"][resource["Condition"]])
-
-
-def is_traced() -> bool:
-    """Return whether X-Ray traces the API, the machines and the functions."""
-    return bool(by_default(TEMPLATE["Globals"]["Function"]["Tracing"]) == "Active")
-
-
 def platform_lines(has_tracing: bool, config: Mapping[str, str], is_error: bool = False) -> list[str]:
     """Return what Lambda itself logs for one call."""
     if config.get("LogFormat") == "JSON":
@@ -142,40 +118,44 @@ def platform_lines(has_tracing: bool, config: Mapping[str, str], is_error: bool 
 
 
 def measure(bench: "Bench") -> dict[str, Any]:
-    """Return the bytes of each case by design: the execution's history and the functions' logs."""
-    level = by_default(RESOURCES["BankAppCallback"]["Properties"]["Logging"]["Level"])
-    is_on = TEMPLATE["Parameters"]["LogExecutionData"]["Default"] == "true"
-    has_tracing = is_traced()
-    cases = []
-    for number, (path, size) in enumerate(CASES):
-        events = recorded()[path, size]["events"]
-        histories = {has_data: history_lines(events, has_data, level=level) for has_data in (True, False)}
-        invocations = [invocation for _, invocation, _ in bench.run(OURS, path, size, 200_000 + number)]
-        own = [line for invocation in invocations for line in own_lines(invocation.log)]
-        tasks, tasks_info = (
-            own + [line for each in invocations for line in platform_lines(has_tracing, config, each.is_error)]
-            for config in (logging_config(), logging_config() | {"SystemLogLevel": "INFO"})
-        )
-        baseline = [
-            line
-            for _, invocation, _ in bench.run(BASELINE, path, size, 300_000 + number)
-            for line in [*platform_lines(False, {}), *own_lines(invocation.log)]
-        ]
-        cases.append(
-            {
-                "path": path,
-                "size": size,
-                "events": len(events),
-                "history": billed_bytes(histories[True]),
-                "history_without_data": billed_bytes(histories[False]),
-                "history_errors": billed_bytes(history_lines(events, is_on, level="ERROR")),
-                "tasks": billed_bytes(tasks),
-                "tasks_info": billed_bytes(tasks_info),
-                "total": billed_bytes(histories[is_on]) + billed_bytes(tasks),
-                "baseline": billed_bytes(baseline),
-            }
-        )
-    return {"cases": cases, "has_data": is_on}
+    """Return the bytes of each case by design: the execution's history, and what the functions and the API log."""
+    return {"cases": [_case(bench, number, path, size) for number, (path, size) in enumerate(CASES)]}
+
+
+def _case(bench: "Bench", number: int, path: str, size: int) -> dict[str, Any]:
+    run = recorded()[path, size]
+    events, status = run["events"], json.loads(run["output"])["statusCode"]
+    invocations = [invocation for _, invocation, _ in bench.run(OURS, path, size, 200_000 + number)]
+
+    def tasks(deployment: Deployment) -> list[str]:
+        return [line for each in invocations for line in task_lines(each, deployment)]
+
+    def total(deployment: Deployment) -> int:
+        history = history_lines(events, deployment.has_data, level=deployment.level)
+        return billed_bytes([*history, *tasks(deployment), *deployment.api_lines(REQUEST_IDS[0], status)])
+
+    baseline = [
+        line
+        for _, invocation, _ in bench.run(BASELINE, path, size, 300_000 + number)
+        for line in [*platform_lines(False, {}), *own_lines(invocation.log)]
+    ]
+    return {
+        "path": path,
+        "size": size,
+        "events": len(events),
+        "history": billed_bytes(history_lines(events, has_data=True)),
+        "history_without_data": billed_bytes(history_lines(events, has_data=False)),
+        "tasks": billed_bytes(tasks(PRODUCTION)),
+        "api": billed_bytes(PRODUCTION.api_lines(REQUEST_IDS[0], status)),
+        "totals": {each.name: total(each) for each in [PRODUCTION, *alternatives()]},
+        "baseline": billed_bytes(baseline),
+    }
+
+
+def task_lines(invocation: "Invocation", deployment: Deployment) -> list[str]:
+    """Return what a function and Lambda itself log for one call."""
+    platform = platform_lines(deployment.is_traced, deployment.lambda_logs, invocation.is_error)
+    return [*own_lines(invocation.log), *platform]
 
 
 def own_lines(text: str) -> list[str]:

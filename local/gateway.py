@@ -136,7 +136,7 @@ class Gateway:
         except GatewayError as error:
             body, status = self._gateway_response(str(error), request, context)
         if self.access_log_format:
-            self.log(_access_line(self.access_log_format, context | {"status": status}))
+            self.log(access_line(self.access_log_format, context | {"status": status}))
         ids = {"x-amzn-RequestId": request_id, "x-amz-apigw-id": extended_request_id}
         return Response(body, status, content_type="application/json", headers=ids)
 
@@ -220,7 +220,7 @@ class Gateway:
         return vtl.render(template, context), int(response.get("statusCode", default_status))
 
 
-def _access_line(access_log_format: str, context: dict[str, Any]) -> str:
+def access_line(access_log_format: str, context: dict[str, Any]) -> str:
     """Return a line of the access log; a variable without a value is a hyphen."""
 
     def value(variable: re.Match[str]) -> str:

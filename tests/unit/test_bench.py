@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from bench import bill, log, paths, report
+from bench.deployment import PRODUCTION, Deployment, alternatives
+from bench.runtime import Invocation
 
 PRICES: dict[str, Any] = {
     "prices": {
@@ -171,6 +173,40 @@ def test_a_history_at_level_error_has_only_what_failed() -> None:
     assert (json.loads(line)["id"], json.loads(line)["details"]) == ("4", {"error": "InvalidCallback"})
 
 
+def test_production_is_what_samconfig_names_and_else_the_templates_defaults() -> None:
+    assert (PRODUCTION.name, PRODUCTION.has_data, PRODUCTION.level) == ("production", False, "ALL")
+    assert (PRODUCTION.lambda_logs["SystemLogLevel"], PRODUCTION.is_traced) == ("WARN", False)
+    assert PRODUCTION.healing_minutes == 5
+
+
+def test_each_other_setting_of_production_changes_one_thing() -> None:
+    changed = {deployment.name: deployment for deployment in alternatives()}
+    assert changed["LogExecutionData=true"].has_data
+    assert changed["WorkflowLogLevel=ERROR"].level == "ERROR"
+    assert changed["SystemLogLevel=INFO"].lambda_logs["SystemLogLevel"] == "INFO"
+    assert changed["Tracing=true"].is_traced
+    assert changed["HealingMinutes=30"].healing_minutes == 30
+    assert changed["WatchApi=false"].alarms == PRODUCTION.alarms - 1
+    assert len(changed) == 6
+
+
+def test_the_watched_api_logs_a_line_for_a_callback() -> None:
+    (line,) = PRODUCTION.api_lines("JKJaXmPLvHcESHA=", 500)
+    assert json.loads(line) == {
+        "requestId": "JKJaXmPLvHcESHA=",
+        "status": "500",
+        "integration": "200",
+        "error": "-",
+    }
+    assert Deployment({"WatchApi": "false"}).api_lines("JKJaXmPLvHcESHA=", 500) == []
+
+
+def test_a_task_logs_its_own_lines_and_those_of_lambda() -> None:
+    invocation = Invocation(cpu_ms=1, wall_ms=1, answer={}, is_error=False, log="one\ntwo\n")
+    assert log.task_lines(invocation, PRODUCTION) == ["one", "two"]
+    assert len(log.task_lines(invocation, Deployment({"SystemLogLevel": "INFO"}))) == 4
+
+
 def test_lambda_logs_three_lines_of_text_or_what_its_level_lets_through() -> None:
     assert len(log.platform_lines(has_tracing=True, config={})) == 3
     assert "XRAY" in log.platform_lines(has_tracing=True, config={})[-1]
@@ -201,6 +237,33 @@ def test_a_goal_is_met_up_to_its_limit() -> None:
     goal = report.Goal("bill", "x", 1.5, lambda results: float(results["bill"]), 2)
     assert [goal.verdict({"bill": 1.5}), goal.verdict({"bill": 1.51}), goal.verdict({})] == ["yes", "no", "-"]
     assert [goal.show({"bill": 1.234}), goal.show({})] == ["1.23x", "-"]
+
+
+def test_the_floor_of_the_bill_is_without_logs_alarms_metrics_and_healing() -> None:
+    ours = {"API Gateway": 4.0, "X-Ray": 0.0, "Lambda": 2.0, "CloudWatch Logs": 5.0, "alarms": 1.0}
+    million = {"callbacks": 1_000_000, "per_million": {"ours": ours}, "total": {"ours": 12.0, "baseline": 8.0}}
+    assert report.floor_of_bill({"bill": {"volumes": [million]}}) == [
+        ["API Gateway", "4.00", "0.50x"],
+        ["Lambda", "2.00", "0.25x"],
+        ["**the floor: all of these**", "6.00", "0.75x"],
+        ["CloudWatch Logs", "5.00", "0.62x"],
+        ["alarms", "1.00", "0.12x"],
+        ["the bill", "12.00", "1.50x"],
+    ]
+
+
+def test_the_floor_of_warm_cpu_is_four_calls_and_their_functions() -> None:
+    ours = {
+        "functions": {"ValidateCallback": {"cpu_ms": 1.0}, "SaveCallbackRecord": {"cpu_ms": 4.0}},
+        "calls": {"dynamodb PutItem": 1, "dynamodb Query": 3},
+        "cpu_ms": 10.0,
+    }
+    baseline = {"functions": {"BankAppCallback": {}}, "calls": {"lambda Invoke (Event)": 2}, "cpu_ms": 5.0}
+    *_, all_of_it, of_two, of_one = report.floor_of_warm_cpu({"paid": {"ours": ours, "baseline": baseline}})
+    assert all_of_it == ["CPU of all", "10.0 ms, 2.00x", "5.0 ms, 1.00x"]
+    # Two invocations of 1 ms leave 8 ms for the four calls.
+    assert of_two == ["the floor: 4 calls, functions: 2", "10.0 ms, 2.00x", "-"]
+    assert of_one == ["the floor: 4 calls, functions: 1", "9.0 ms, 1.80x", "-"]
 
 
 def test_a_picture_has_a_bar_for_each_number() -> None:
