@@ -18,8 +18,6 @@ SECONDS_PER_MONTH = 30 * 24 * 3600
 # On which a function has one full vCPU; with less memory its CPU takes longer.
 VCPU_MB = 1769
 GIBIBYTE = 1024**3
-# What API Gateway reports for a method: its requests, their errors of both kinds, and both latencies.
-API_METRICS = 5
 WRITES = {"PutItem", "UpdateItem", "DeleteItem"}
 
 
@@ -183,7 +181,7 @@ def paid_usage(
 
 
 def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any], deployment: Deployment) -> dict[str, float]:
-    """Return what runs whether callbacks arrive or not: alarms, metrics, and the healing that finds nothing."""
+    """Return what runs whether callbacks arrive or not: alarms, and the healing that finds nothing."""
     price, latency = prices["prices"], prices["latency_ms"]
     runs = SECONDS_PER_MONTH / 60 / deployment.healing_minutes
     idle = results["warm"]["idle"][OURS]
@@ -211,7 +209,6 @@ def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any], deploymen
     # The other metrics of our own cost only in hours in which something fails.
     return {
         "alarms": deployment.alarms * price["alarm_month"],
-        "API metrics": API_METRICS * price["metric_month"] * deployment.has_method_metrics,
         "healing, idle": runs * each + price["metric_month"],
     }
 

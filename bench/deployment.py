@@ -65,12 +65,6 @@ class Deployment:
     def healing_minutes(self) -> float:
         return float(self._names["HealingMinutes"])
 
-    @property
-    def has_method_metrics(self) -> bool:
-        """Whether API Gateway reports its metrics for each method, too."""
-        (limits,) = RESOURCES["CallbackApi"]["Properties"]["MethodSettings"]
-        return bool(limits.get("MetricsEnabled"))
-
     def api_lines(self, request_id: str, status: int) -> list[str]:
         """Return what API Gateway logs for a callback that the workflow answered."""
         condition, setting, _ = RESOURCES["CallbackApi"]["Properties"]["AccessLogSetting"]["Fn::If"]

@@ -17,7 +17,7 @@ MARKERS = re.compile(r"(?<=<!-- bench -->\n).*(?=<!-- /bench -->)", re.DOTALL)
 # The fewest that dispatch exactly once: record, claim, invoke, finish.
 ONCE_CALLS = 4
 # What would cost nothing on the floor of the bill.
-BESIDE = ("CloudWatch Logs", "alarms", "API metrics", "healing, idle")
+BESIDE = ("CloudWatch Logs", "alarms", "healing, idle")
 COLOURS = {OURS: "#2f6f9f", BASELINE: "#c98b2b", "before": "#9fb7c9"}
 Results = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
