@@ -35,7 +35,7 @@ def main() -> None:
             for part in chosen:
                 results[part] = _timed(part, IN_CONTAINERS[part].measure, bench)
     if "load" in parts:
-        results["load"] = _timed("load", load.measure)
+        results["load"] = _timed("load", load.measure, options.fill_seconds)
     if "bill" in parts:
         _require(results, ["cold", "warm", "log"])
         results["bill"] = bill.measure(results)
@@ -53,6 +53,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; all but the soak by default")
     parser.add_argument("--artefact", type=Path, help="the folder of our functions, such as .aws-sam/build")
     parser.add_argument("--minutes", type=float, default=10, help="how long the soak lasts")
+    parser.add_argument(
+        "--fill-seconds", type=float, default=15, help="how long the load fills the table; 200 reach a million records"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the numbers are kept as JSON")
     parser.add_argument(
         "--no-write", dest="write", action="store_false", help="leave docs/benchmarks.md and its pictures alone"

@@ -8,7 +8,7 @@ import json
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -32,14 +32,13 @@ LEVEL_SECONDS = 4
 PROBES = 7
 RECORDS_OF_AN_ORDER = (1, 100, 1_000, 10_000)
 TABLE_SIZES = (1_000, 10_000, 100_000, 1_000_000)
-# Filling ends here; the results say how far it came.
-FILL_SECONDS = 15
 # The stage's own throttle must not be what is measured.
 PARAMETERS = {"ThrottleRate": "100000", "ThrottleBurst": "100000"}
 Send = Callable[[str], int]
 
 
-def measure() -> dict[str, Any]:
+def measure(fill_seconds: float) -> dict[str, Any]:
+    """Measure; an order, and then the table, are filled for so long at most. The results say how far that came."""
     with TemporaryDirectory(prefix="payment3-bench-") as builds, patch.object(local_stack, "BUILDS", Path(builds)):
         started = time.monotonic()
         with _running() as (stack, server):
@@ -49,7 +48,7 @@ def measure() -> dict[str, Any]:
                 {"at_once": level} | {design: _load(send, level) for design, send in senders.items()}
                 for level in LEVELS
             ]
-            growth = _growth(stack, senders[OURS])
+            growth = _growth(stack, senders[OURS], fill_seconds)
         started = time.monotonic()
         with _running():
             again = time.monotonic() - started
@@ -141,7 +140,7 @@ def _load(send: Send, level: int) -> dict[str, float]:
     return {"per_second": len(seconds) / elapsed, "median": median(seconds), "p95": percentile_95(seconds)}
 
 
-def _growth(stack: Stack, send: Send) -> dict[str, list[dict[str, float]]]:
+def _growth(stack: Stack, send: Send, fill_seconds: float) -> dict[str, list[dict[str, float]]]:
     """Return the median seconds of one callback by size of its body, records of its order, and size of the table."""
 
     def probe(make: Callable[[], str]) -> float:
@@ -153,25 +152,30 @@ def _growth(stack: Stack, send: Send) -> dict[str, list[dict[str, float]]]:
         return median(seconds)
 
     bodies = [{"bytes": size, "seconds": probe(partial(_body, size))} for size in (SMALL, MEDIUM, LARGE)]
-    deadline = time.monotonic() + FILL_SECONDS
-    orders: list[dict[str, float]] = []
     # Another payment of the order would be reported, so the same one is delivered again.
     body = _body(SMALL)
     send(body)
-    filled = 0
-    for count in RECORDS_OF_AN_ORDER:
-        filled += _fill(stack, count - filled, deadline, json.loads(body)["orderId"])
+    return {
+        "body": bodies,
+        "table": list(_filling(stack, TABLE_SIZES, fill_seconds, lambda: probe(partial(_body, SMALL)))),
+        "order": list(
+            _filling(
+                stack, RECORDS_OF_AN_ORDER, fill_seconds, lambda: probe(partial(str, body)), json.loads(body)["orderId"]
+            )
+        ),
+    }
+
+
+def _filling(
+    stack: Stack, counts: Sequence[int], fill_seconds: float, probe: Callable[[], float], order_id: str = ""
+) -> Iterator[dict[str, float]]:
+    """Fill the record table, or an order; yield what a callback takes at each count, up to the last that is reached."""
+    deadline, filled = time.monotonic() + fill_seconds, 0
+    for count in counts:
+        filled += _fill(stack, count - filled, deadline, order_id)
+        yield {"records": filled, "seconds": probe()}
         if filled < count:
-            break
-        orders.append({"records": count, "seconds": probe(partial(str, body))})
-    deadline = time.monotonic() + FILL_SECONDS
-    tables: list[dict[str, float]] = []
-    for count in TABLE_SIZES:
-        filled += _fill(stack, count - filled, deadline)
-        if filled >= count:
-            tables.append({"items": count, "seconds": probe(partial(_body, SMALL))})
-    tables.append({"items": filled, "seconds": probe(partial(_body, SMALL))})
-    return {"body": bodies, "order": orders, "table": tables}
+            return
 
 
 def _fill(stack: Stack, count: int, deadline: float, order_id: str = "") -> int:

@@ -291,7 +291,10 @@ def _load(results: Results) -> str:
             [f"duplicate, {each['records']:,} records of its order", f"{each['seconds']:.2f} s"]
             for each in load["growth"]["order"]
         ),
-        *([f"{each['items']:,} records in the table", f"{each['seconds']:.2f} s"] for each in load["growth"]["table"]),
+        *(
+            [f"{each['records']:,} records in the table", f"{each['seconds']:.2f} s"]
+            for each in load["growth"]["table"]
+        ),
     ]
     return "\n".join(
         [
