@@ -101,6 +101,9 @@ def test_in_warn_a_forged_callback_is_recorded_reported_and_dispatched(workflow:
     assert mail.subject == "[test] BankApp callback: CheckWarning"
     assert "VerifySignature: failed: InvalidSignature: webhook-id: is missing" in mail.body
     assert [event["fingerprint"][-1] for event in workflow.sentry.events] == ["CheckWarning"]
+    # A duplicate that is reported is confirmed, too.
+    workflow.run(delivery(key=None) | {"requestId": "request-2"})
+    assert {record.get("dispatchedBy") for record in workflow.records} == {workflow.records[0]["deliveryId"]}
 
 
 def test_in_warn_no_verdict_of_a_check_stops_a_payment(workflow: Workflow, bank: Bank) -> None:
