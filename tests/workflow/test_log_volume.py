@@ -2,9 +2,11 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
+from bench.log import billed_bytes, history_lines
 from local.stack import ROOT
 from tests.workflow.account import Workflow, client
 from tests.workflow.genuine import OTHER_KEY, delivery, forget_secrets, put_secret
@@ -14,8 +16,8 @@ SECURITY = (ROOT / "docs/security.md").read_text().replace("\n", " ")
 PAID = json.loads((ROOT / "events/paid.json").read_text())
 
 
-def kilobytes_of_history() -> float:
-    """Return the size of the only execution's history with its data."""
+def history() -> Any:
+    """Return the events of the only execution, with their data."""
     stepfunctions = client("stepfunctions")
     machines = stepfunctions.list_state_machines()["stateMachines"]
     (arn,) = [
@@ -23,9 +25,13 @@ def kilobytes_of_history() -> float:
         for machine in machines
         for execution in stepfunctions.list_executions(stateMachineArn=machine["stateMachineArn"])["executions"]
     ]
-    history = stepfunctions.get_execution_history(executionArn=arn, maxResults=1000)
-    assert "nextToken" not in history
-    return len(json.dumps(history["events"], default=str).encode()) / 1000
+    page = stepfunctions.get_execution_history(executionArn=arn, maxResults=1000)
+    assert "nextToken" not in page
+    return json.loads(json.dumps(page["events"], default=str))
+
+
+def kilobytes_of_history() -> float:
+    return len(json.dumps(history()).encode()) / 1000
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,15 @@ def test_a_history_is_as_large_as_the_page_says(workflow: Workflow, text: str, d
     workflow.run(delivery)
     (stated,) = re.findall(text, CAPACITY)
     assert 0.7 * int(stated) < kilobytes_of_history() <= int(stated)
+
+
+def test_a_paid_callback_makes_few_events_because_each_is_billed(workflow: Workflow) -> None:
+    workflow.run(PAID)
+    events = history()
+    decisions = (ROOT / "docs/decisions.md").read_text()
+    (count, kilobytes), *_ = re.findall(r"That leaves (\d+) events, ([\d.]+) KB without data", decisions)
+    logged = billed_bytes(history_lines(events, has_data=False))
+    assert (str(len(events)), f"{logged / 1024:.1f}") == (count, kilobytes)
 
 
 JSON = json.dumps({f"member {number}": number for number in range(1000)})
