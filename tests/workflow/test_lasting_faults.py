@@ -45,10 +45,10 @@ TABLE: dict[str, dict[Call, Row]] = {
         faults.CLAIM: REFUSED,
         # After a slow dispatch no time is left to look for contradictions.
         DISPATCH: ("500 · 2 · undecided · told", "500 · 2 · undecided · told", "200 · 1 · dispatched · told"),
-        FINISH: ("200 · 1 · dispatched", "500 · 1 · dispatched · told", "200 · 1 · dispatched"),
+        FINISH: ("200 · 1 · dispatched",) * 3,
         faults.FIND_PAYMENTS: ("200 · 1 · dispatched · told", "500 · 1 · given up · told", "200 · 1 · dispatched"),
         faults.FIND_ORDERS: ("200 · 1 · dispatched · told", "500 · 1 · given up · told", "200 · 1 · dispatched"),
-        CONFIRM: ("200 · 1 · dispatched", "500 · 1 · dispatched · told", "200 · 1 · dispatched"),
+        CONFIRM: ("200 · 1 · dispatched", "500 · 1 · given up · told", "200 · 1 · dispatched"),
         faults.EVERY_CALL: ("", "", "200 · 1 · dispatched · told"),
     },
     "unconfirmed delivery": {
