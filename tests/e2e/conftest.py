@@ -7,6 +7,7 @@ import copy
 import http.client
 import json
 import re
+import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -168,6 +169,14 @@ class Guarded(Local):
     def put_order(self, order_id: str) -> None:
         item = {"orderId": {"S": order_id}, "userId": {"S": USER_ID}, "total": {"N": str(TOTAL)}}
         self.stack.client("dynamodb").put_item(TableName="order-table-dev", Item=item)
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    """Wait until a condition holds; fail if it does not hold within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"Still not after {seconds} s"
+        time.sleep(0.1)
 
 
 def signed(

@@ -2,14 +2,13 @@
 
 import json
 import random
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 
-from tests.e2e.conftest import Local, MakeBody
+from tests.e2e.conftest import Local, MakeBody, wait_until
 from tests.outcomes import OUTCOMES, Outcome, body_of
 
 
@@ -93,9 +92,7 @@ def test_a_payment_with_another_amount_is_a_conflict(local: Local, make_body: Ma
     # Nobody signed it: the answer does not tell whether a guess is right.
     assert (answer.status, answer.body) == (200, local.post(make_body()).body)
     # Another execution reports it.
-    deadline = time.monotonic() + 20
-    while not local.errors_of(answer) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: local.errors_of(answer), 20)
     (error,) = local.errors_of(answer)
     assert error["error"] == "PaymentConflict"
     assert len(local.records_of(order_id)) == 3

@@ -1,13 +1,12 @@
 """A deployment that cannot work fails, and leaves the deployed version running."""
 
-import time
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from local.stack import STACK_NAME
-from tests.e2e.conftest import Local, MakeBody
+from tests.e2e.conftest import Local, MakeBody, wait_until
 
 WRONG: dict[str, dict[str, str]] = {
     "SignatureMode": {"BankSecretName": "nobody"},
@@ -38,11 +37,8 @@ def update(local: Local, **parameters: str) -> str:
         Parameters=kept + changed,
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
     )
-    deadline = time.monotonic() + 90
-    while (status := status_of(cloudformation)).endswith("_IN_PROGRESS"):
-        assert time.monotonic() < deadline, status
-        time.sleep(0.2)
-    return status
+    wait_until(lambda: not status_of(cloudformation).endswith("_IN_PROGRESS"), 90)
+    return status_of(cloudformation)
 
 
 def status_of(cloudformation: Any) -> str:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +12,7 @@ from boto3.dynamodb.types import TypeSerializer
 
 from callbacks import times
 from local.stack import ROOT
-from tests.e2e.conftest import Answer, Local, MakeBody, without_permissions
+from tests.e2e.conftest import Answer, Local, MakeBody, wait_until, without_permissions
 
 # The schedule runs every minute, and a run takes a few seconds.
 SCHEDULE_SECONDS = 75
@@ -219,10 +218,10 @@ def test_the_schedule_redrives_a_failed_dispatch(local: Local, make_body: MakeBo
     answer = fail_to_dispatch(local, body)
     local.make_due(answer)
     local.set_schedule("ENABLED")
-    deadline = time.monotonic() + SCHEDULE_SECONDS
-    while local.errors_of(answer)[0]["status"] != "resolved" and time.monotonic() < deadline:
-        time.sleep(0.2)
-    local.set_schedule("DISABLED")
+    try:
+        wait_until(lambda: local.errors_of(answer)[0]["status"] == "resolved", SCHEDULE_SECONDS)
+    finally:
+        local.set_schedule("DISABLED")
     (error,) = local.errors_of(answer)
     assert (error["status"], error["lastResult"]) == ("resolved", "200 BankApp callback recorded")
     assert local.payloads_of(order_id) == [body]

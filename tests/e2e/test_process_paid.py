@@ -1,25 +1,17 @@
 """A payment for which process-paid fails for good is reported and dispatched again on the local stack."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from local.views import PROCESS_PAID
-from tests.e2e.conftest import ACCOUNT, Local, MakeBody
+from tests.e2e.conftest import ACCOUNT, Local, MakeBody, wait_until
 from tests.e2e.test_healing import redrive
 
 FAILING = ACCOUNT["ProcessPaidWalletOrderInternal"]["Properties"]["Environment"]["Variables"]["FAILING_ORDERS"]
 # Lambda tries process-paid three times, here with short pauses; then four functions start.
 FAILED_SECONDS = 30
-
-
-def await_truth(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + FAILED_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def received(sqs: Any, queue: str) -> list[str]:
@@ -57,11 +49,11 @@ def test_a_payment_that_process_paid_failed_is_reported_and_dispatched_again(
 
     # Process-paid may have failed for good by now.
     request_id = payment().get("invokeRequestId") or payment()["failedRequestId"]
-    await_truth(lambda: payment().get("failedRequestId") == request_id)
+    wait_until(lambda: payment().get("failedRequestId") == request_id, FAILED_SECONDS)
     (error,) = local.errors_of(answer)
     assert (error["error"], error["status"], error["attempts"]) == ("ProcessPaidFailed", "open", 0)
     assert error["cause"] == "Lambda gave up: RetriesExhausted; invocations of process-paid: 3; error: RuntimeError"
-    await_truth(lambda: local.mails_of(answer) and local.sentry_events_of(answer))
+    wait_until(lambda: local.mails_of(answer) and local.sentry_events_of(answer), FAILED_SECONDS)
     (mail,), (event,) = local.mails_of(answer), local.sentry_events_of(answer)
     assert mail["Subject"] == "[local] BankApp callback: ProcessPaidFailed"
     assert error["cause"] in mail["BodyText"]
@@ -87,6 +79,6 @@ def test_a_message_that_nobody_understands_ends_in_the_dead_letter_queue(local: 
     sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": json.dumps(policy), "VisibilityTimeout": "1"})
     try:
         sqs.send_message(QueueUrl=queue, MessageBody="not an invocation record")
-        await_truth(lambda: received(sqs, dead_letters) == ["not an invocation record"])
+        wait_until(lambda: received(sqs, dead_letters) == ["not an invocation record"], FAILED_SECONDS)
     finally:
         sqs.set_queue_attributes(QueueUrl=queue, Attributes=deployed["Attributes"])
