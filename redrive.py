@@ -233,7 +233,7 @@ def _listed(page: dict[str, Any]) -> list[dict[str, Any]]:
 def _outcomes(page: dict[str, Any]) -> list[dict[str, Any]]:
     """Return how each redrive ended, with its order."""
     orders = {failure["requestId"]: failure.get("orderId") for failure in page["found"]["failures"]}
-    return [{**result, "orderId": orders[result["requestId"]]} for result in page["results"]]
+    return [{**result, "orderId": orders[result["requestId"]]} for result in page.get("results", [])]
 
 
 def _line_of(line: dict[str, Any]) -> str:

@@ -32,13 +32,15 @@ type Row = CallbackError
 type Json = dict[str, Any]
 type HasTime = Callable[[], bool]
 
+BEFORE_FIRST_PAGE: Json = {"concurrency": 0, "tally": {"redriven": 0, "failed": 0}}
+
 
 def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Return a page of the failures that the selection names, or none if the run is over; fewer if the time ends.
 
-    Takes `channel`, `selection` (the healing workflow's input), `collected` (the request ids that CollectUndispatched
-    returned), `concurrency`, `tally` and `results` (of the previous page: how many were redriven at once, what this
-    function returned as `tally`, and the `status` of each), and `startedAt` (of the run, ISO 8601).
+    Takes `channel`, `selection` (the healing workflow's input), `run` and `startedAt` (of the run, ISO 8601). `run` has
+    `collected`, if CollectUndispatched succeeded: its `requestIds`; and after the first page `found`, what this
+    function returned for the previous one, and `results`, the `status` of each of its redrives.
     Returns `failures`, each with its `requestId`, for an operator and in a dry run also with what the index has, and
     with its `cause` if the operator decides on it; `isManual`; `decision`, the operator's, or None; `next`, where an
     operator's next page starts, or None; `concurrency`, how many to redrive at once; `tally`, how many have been
@@ -46,14 +48,15 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
-    statuses = [result["status"] for result in event["results"]]
-    concurrency = pace.next_concurrency(event["concurrency"], statuses)
+    previous = event["run"].get("found", BEFORE_FIRST_PAGE)
+    statuses = [result["status"] for result in event["run"].get("results", [])]
+    concurrency = pace.next_concurrency(previous["concurrency"], statuses)
     tally = {
-        "redriven": event["tally"]["redriven"] + len(statuses) - statuses.count(pace.UNCONFIRMED),
-        "failed": event["tally"]["failed"] + sum(status in pace.TROUBLE for status in statuses),
+        "redriven": previous["tally"]["redriven"] + len(statuses) - statuses.count(pace.UNCONFIRMED),
+        "failed": previous["tally"]["failed"] + sum(status in pace.TROUBLE for status in statuses),
     }
     is_listed = selection.is_manual or event["selection"].get("dryRun", False)
-    is_over = bool(event["concurrency"]) and _is_over(event["startedAt"])
+    is_over = bool(previous["concurrency"]) and _is_over(event["startedAt"])
     size = selection.limit if is_listed else 0 if is_over else pace.page_size(concurrency)
     following = None
 
@@ -70,7 +73,8 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     }
     # The index may not have the collected ones yet, and in a dry run they are not in the error log. Those for which the
     # page has no room are due, like any failure.
-    collected = [request_id for request_id in event["collected"] if request_id not in failures]
+    moved = event["run"].get("collected", {}).get("requestIds", [])
+    collected = [request_id for request_id in moved if request_id not in failures]
     room = len(collected) if is_listed else max(0, size - len(failures))
     failures |= {request_id: {"requestId": request_id} for request_id in collected[:room]}
     if selection.decision:
@@ -99,8 +103,10 @@ def _due(channel: str, size: int, has_time: HasTime) -> list[Row]:
     newest, unconfirmed = pace.shares(size)
     # Of the unconfirmed, the newest are the likeliest to have their order by now; a flood leaves no time for all.
     rows = _pick(channel, Lane.UNCONFIRMED, unconfirmed, has_time, is_newest_first=True)
-    rows += _pick(channel, Lane.HEALING, newest, has_time, is_newest_first=True)
-    rows += _pick(channel, Lane.HEALING, max(1, size - len(rows)), has_time, is_newest_first=False)
+    # Without a newest there is no oldest, so that a run that finds nothing asks each queue once.
+    if picked := _pick(channel, Lane.HEALING, newest, has_time, is_newest_first=True):
+        rows += picked
+        rows += _pick(channel, Lane.HEALING, max(1, size - len(rows)), has_time, is_newest_first=False)
     return list({row.requestId: row for row in rows}.values())
 
 

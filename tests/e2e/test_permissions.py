@@ -220,8 +220,7 @@ def find(task: Task) -> str:
 
 
 def find_selected(task: Task, **selection: Any) -> str:
-    first_page = {"concurrency": 0, "tally": {"redriven": 0, "failed": 0}, "results": [], "startedAt": RECEIVED_AT}
-    return task.run(**CHANNEL, selection=selection, collected=[], **first_page)
+    return task.run(**CHANNEL, selection=selection, run={}, startedAt=RECEIVED_AT)
 
 
 def find_one(task: Task) -> str:

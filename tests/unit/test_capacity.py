@@ -138,8 +138,8 @@ def test_the_history_of_the_longest_run_stays_below_its_limit() -> None:
 
 
 def test_a_month_of_idle_healing_costs_what_the_page_of_parameters_says() -> None:
-    idle = ["ReceiveSelection", "IsDigest?", "IsScheduled?", "ReportSuppressed", "TakeParked", "CollectUndispatched"]
-    idle += ["FindFailures", "IsAnyRedriven?", "IsCollected?", "Healed"]
+    idle = ["WhichRun?", "ReportSuppressed", "TakeParked", "CollectUndispatched", "FindFailures", "IsAnyRedriven?"]
+    idle += ["Healed"]
     states = STATES["healing"]
     for name, following in pairwise(idle):
         state = states[name]

@@ -125,10 +125,7 @@ def find(**selection: Any) -> Path:
     event: Json = {
         "channel": "BankApp",
         "selection": selection,
-        "collected": [],
-        "concurrency": 0,
-        "tally": {"redriven": 0, "failed": 0},
-        "results": [],
+        "run": {},
         "startedAt": "2020-01-01T10:00:00.000Z",
     }
     return Path("find_failures", event, [(call, {})])

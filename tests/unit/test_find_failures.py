@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from callbacks.errors import InvalidSelection, ServiceUnavailable
-from callbacks.queues import Lane, shard_of
+from callbacks.queues import Lane, queues_of, shard_of
 from tests.unit.kit import Json, Load, Log, Put, Service, Table, Task, context, from_now, items
 
 SINCE = {"since": "2020-01-01T10:00:00Z"}
@@ -23,12 +23,15 @@ def event(collected: list[str] | None = None, /, **selection: Any) -> Json:
     return {
         "channel": "BankApp",
         "selection": selection,
-        "collected": collected or [],
-        "concurrency": 0,
-        "tally": {"redriven": 0, "failed": 0},
-        "results": [],
+        "run": {"collected": {"requestIds": collected or []}},
         "startedAt": from_now(),
     }
+
+
+def after_page(event: Json, *results: Json, **found: Any) -> Json:
+    """The input of the state after a page."""
+    before = {"tally": {"redriven": 0, "failed": 0}}
+    return event | {"run": event["run"] | {"found": before | found, "results": list(results)}}
 
 
 def found(task: Task, collected: list[str] | None = None, /, **selection: Any) -> list[str]:
@@ -38,8 +41,8 @@ def found(task: Task, collected: list[str] | None = None, /, **selection: Any) -
 def page_of(task: Task, size: int) -> list[str]:
     """Return the request ids of a scheduled page of the size that follows from the pace, 5, 10, 20 or 40."""
     places = size // 5
-    results = [{"requestId": "earlier", "status": "unconfirmed"}]
-    answer = task.handler(event() | {"concurrency": places, "results": results}, context())
+    result = {"requestId": "earlier", "status": "unconfirmed"}
+    answer = task.handler(after_page(event(), result, concurrency=places), context())
     assert answer["concurrency"] == places
     return [failure["requestId"] for failure in answer["failures"]]
 
@@ -250,11 +253,11 @@ def test_a_run_looks_for_more_until_shortly_before_the_next_one(
 ) -> None:
     failed()
     task = load("find_failures", HEALING_MINUTES=minutes)
-    next_page = event(["lost"]) | {"concurrency": 8, "startedAt": from_now(seconds=-age)}
-    failures = task.handler(next_page, context())["failures"]
+    first_page = event(["lost"]) | {"startedAt": from_now(seconds=-age)}
+    failures = task.handler(after_page(first_page, concurrency=8), context())["failures"]
     assert [failure["requestId"] for failure in failures] == ([] if is_over else ["8f7e6d5c", "lost"])
     # The first page is always read, however late the run is.
-    assert task.handler(next_page | {"concurrency": 0}, context())["failures"]
+    assert task.handler(first_page, context())["failures"]
 
 
 def results(*statuses: str) -> list[Json]:
@@ -263,8 +266,8 @@ def results(*statuses: str) -> list[Json]:
 
 def test_the_pace_of_a_page_follows_from_the_results_of_the_last(task: Task, failed: Put) -> None:
     failed()
-    last = {"concurrency": 8, "results": results("resolved", "resolved")}
-    assert task.handler(event() | last, context())["concurrency"] == 16
+    last = after_page(event(), *results("resolved", "resolved"), concurrency=8)
+    assert task.handler(last, context())["concurrency"] == 16
 
 
 @pytest.mark.parametrize(
@@ -287,8 +290,8 @@ def test_a_run_in_which_every_redrive_fails_is_hopeless(
     task: Task, log: Log, earlier: tuple[int, int], statuses: list[str], tally: tuple[int, int], is_hopeless: bool
 ) -> None:
     redriven, failed = earlier
-    before = {"concurrency": 8, "results": results(*statuses), "tally": {"redriven": redriven, "failed": failed}}
-    answer = task.handler(event() | before, context())
+    before = {"concurrency": 8, "tally": {"redriven": redriven, "failed": failed}}
+    answer = task.handler(after_page(event(), *results(*statuses), **before), context())
     assert (answer["tally"], answer["isHopeless"]) == ({"redriven": tally[0], "failed": tally[1]}, is_hopeless)
     (line,) = log()
     assert line.items() >= {"message": "Healing run ended", **answer["tally"]}.items()
@@ -367,6 +370,15 @@ def test_a_misspelt_selection_is_refused(task: Task, failed: Put, selection: Jso
 def test_an_invalid_input_is_refused(task: Task, selection: Any) -> None:
     with pytest.raises(InvalidSelection):
         task.handler({**event(), "selection": selection}, context())
+
+
+def test_a_run_that_finds_nothing_asks_each_queue_once(load: Load, service: Service) -> None:
+    task = load("find_failures", AWS_ENDPOINT_URL=service.url)
+    service.answers(200, json.dumps({"Items": [], "Count": 0, "ScannedCount": 0}).encode())
+    assert task.handler(event(), context()) == NOTHING
+    asked = [json.loads(request.body)["ExpressionAttributeValues"][":0"]["S"] for request in service.requests]
+    automatic = (Lane.UNCONFIRMED, Lane.HEALING)
+    assert asked == [queue for lane in automatic for queue in queues_of("BankApp", lane)]
 
 
 def test_an_error_on_a_later_page_does_not_end_the_list(load: Load, service: Service, pauses: list[float]) -> None:

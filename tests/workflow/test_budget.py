@@ -199,7 +199,7 @@ def test_a_throttled_function_is_retried_unless_that_takes_too_long(name: str) -
 HEALING = DEFINITIONS["healing"]
 # The loop is cut: one page.
 ONE_PAGE = HEALING | {
-    "States": HEALING["States"] | {"IsManual?": {"Type": "Choice", "Choices": [], "Default": "IsCollected?"}}
+    "States": HEALING["States"] | {"IsManual?": {"Type": "Choice", "Choices": [], "Default": "Healed"}}
 }
 
 

@@ -336,7 +336,7 @@ def test_a_payment_with_another_amount_than_the_banks_waits_for_an_operator(work
     workflow.deploy(InquiryMode="enforce")
     bank.amount = "1.00"
     assert workflow.run(delivery()).answer[0] == 500
-    assert workflow.heal().output["results"] == []
+    assert "results" not in workflow.heal().output
 
     assert [(row["error"], row["status"]) for row in workflow.errors] == [("PaymentMismatch", "open")]
     assert workflow.dispatched == []

@@ -39,7 +39,7 @@ def decide(workflow: Workflow, action: str, decision_id: str = "decision-1", req
     """Carry out a decision; return the status and the result, or None if no failure was found."""
     healing = workflow.heal(requestId=request_id, decision=decision(action, decision_id))
     assert healing.status == "SUCCEEDED"
-    outcomes = [(outcome["status"], outcome["lastResult"]) for outcome in healing.output["results"]]
+    outcomes = [(outcome["status"], outcome["lastResult"]) for outcome in healing.output.get("results", [])]
     return outcomes[0] if outcomes else None
 
 
@@ -123,7 +123,7 @@ def test_again_dispatches_a_payment_that_never_failed_if_its_order_is_named(
 def test_a_delivery_of_another_order_is_not_found(workflow: Workflow) -> None:
     workflow.run(delivery())
     named = {"requestId": "request-1", "orderId": "another"}
-    assert workflow.heal(**named, decision=decision("again")).output["results"] == []
+    assert "results" not in workflow.heal(**named, decision=decision("again")).output
     assert (workflow.errors, len(workflow.dispatched)) == ([], 1)
 
 
@@ -181,7 +181,7 @@ def test_a_dismissal_resolves_the_failure_and_dispatches_nothing(
     assert (len(workflow.dispatched), failure(workflow)["attempts"]) == before
     assert [entry["action"] for entry in failure(workflow)["decisions"]] == ["dismiss"]
     workflow.pass_time()
-    assert workflow.heal().output["results"] == []
+    assert "results" not in workflow.heal().output
 
 
 def test_a_decision_on_a_delivery_that_never_failed_changes_nothing(workflow: Workflow) -> None:
@@ -223,7 +223,7 @@ def test_a_decision_with_an_unknown_outcome_is_not_repeated(
     assert len(workflow.dispatched) == dispatched + 1
     for _ in range(3):
         workflow.pass_time(24 * 60)
-        assert workflow.heal().output["results"] == []
+        assert "results" not in workflow.heal().output
     assert len(workflow.dispatched) == dispatched + 1
     assert decide(workflow, "again", "decision-3")[0] == "resolved"
     assert len(workflow.dispatched) == dispatched + 2

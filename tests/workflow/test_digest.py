@@ -26,7 +26,7 @@ def test_a_digest_lists_what_waits_and_counts_what_anybody_can_cause(workflow: W
     workflow.run({"body": "{}", "requestId": "request-5"})
     healing = workflow.heal(digest=True)
 
-    assert healing.states == ["ReceiveSelection", "IsDigest?", "SendDigest", "Healed"]
+    assert healing.states == ["WhichRun?", "SendDigest", "Healed"]
     assert (healing.output["digest"]["failures"], healing.output["digest"]["fromAnyone"]) == (2, 2)
     assert subjects(workflow)[-1] == "waiting for operators: 2"
     assert [(row[0], row[3], row[4], row[5]) for row in rows_of(workflow.mails[-1])] == [

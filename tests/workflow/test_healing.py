@@ -28,7 +28,9 @@ from tests.workflow.engine import Execution
 from tests.workflow.genuine import create_tables, put_order
 from tests.workflow.paths import CONFIRMED_LATER
 
+SINCE = {"since": "2026-01-01T00:00Z"}
 QUERY_UNDISPATCHED: Call = ("DynamoDB_20120810.Query", '"IndexName": "undispatched"')
+RECEIVE_PARKED: Call = ("AmazonSQS.ReceiveMessage",)
 
 
 def delivery(number: int = 1, **fields: Any) -> dict[str, Any]:
@@ -58,7 +60,9 @@ def rules_of(workflow: Workflow) -> dict[str, Any]:
 
 def results(execution: Execution) -> dict[str, tuple[str, str]]:
     assert execution.status == "SUCCEEDED"
-    return {result["requestId"]: (result["status"], result["lastResult"]) for result in execution.output["results"]}
+    return {
+        result["requestId"]: (result["status"], result["lastResult"]) for result in execution.output.get("results", [])
+    }
 
 
 def status_of(workflow: Workflow) -> dict[str, tuple[str, int]]:
@@ -258,7 +262,8 @@ def test_a_dry_run_lists_and_changes_nothing(workflow: Workflow, selection: dict
     healing = workflow.heal(dryRun=True, **selection)
 
     assert [failure["requestId"] for failure in healing.output["found"]["failures"]] == ["request-1"]
-    assert healing.output["results"] == []
+    # No results, and nothing of the input.
+    assert healing.output.keys() == {"taken", "collected", "found"}
     assert (workflow.errors, workflow.records) == before
     assert workflow.dispatched == []
 
@@ -282,14 +287,34 @@ def test_an_invalid_selection_redrives_nothing(workflow: Workflow, selection: di
         redrive.redrive(client("stepfunctions"), workflow.healing_arn, selection)
 
 
-def test_a_run_that_cannot_collect_lost_payments_heals_the_rest_and_fails(workflow: Workflow) -> None:
+@pytest.mark.parametrize("selection", [{}, SINCE], ids=["by the schedule", "by an operator"])
+@pytest.mark.parametrize(
+    ("call", "end"),
+    [(QUERY_UNDISPATCHED, "CollectionFailed"), (RECEIVE_PARKED, "TakingFailed")],
+    ids=["lost", "parked"],
+)
+def test_a_run_that_cannot_look_everywhere_heals_the_rest_and_fails(
+    workflow: Workflow, call: Call, end: str, selection: dict[str, str]
+) -> None:
     fail_to_dispatch(workflow, 1)
-    workflow.aws.refuse(QUERY_UNDISPATCHED, "ValidationException")
-    healing = workflow.heal()
+    workflow.aws.refuse(call, "ValidationException")
+    healing = workflow.heal(**selection)
 
     assert healing.status == "FAILED"
-    assert healing.states[-1] == "CollectionFailed"
+    assert healing.states[-1] == end
     assert paid_orders(workflow) == ["order-1"]
+
+
+def test_a_run_that_finds_nothing_passes_few_states(workflow: Workflow) -> None:
+    assert workflow.heal().states == [
+        "WhichRun?",
+        "ReportSuppressed",
+        "TakeParked",
+        "CollectUndispatched",
+        "FindFailures",
+        "IsAnyRedriven?",
+        "Healed",
+    ]
 
 
 def test_the_claims_of_a_run_that_dies_expire(workflow: Workflow) -> None:
