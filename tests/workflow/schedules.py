@@ -378,7 +378,12 @@ class Workflows:
     @staticmethod
     def heal(request_id: str) -> Task:
         """Start the healing workflow; it redrives this delivery as soon as there is something to redrive."""
-        data = {"selection": {}, "requestId": request_id, "isManual": False, "decision": None}
+        data = {
+            "$$": {"Execution": {"Input": {}}},
+            "requestId": request_id,
+            "isManual": False,
+            "decision": None,
+        }
         return Task(REDRIVE, "TakeParked", as_text(data))
 
     def follow(self, task: Task, outcome: Outcome, now: int) -> Actor:  # noqa: PLR0911 one for each state
