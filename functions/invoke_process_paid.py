@@ -122,7 +122,9 @@ def _confirm(event: dict[str, Any], context: Context) -> bool:
                 CallbackRecord.crossCheck.set(verdicts["crossCheck"]),
                 CallbackRecord.inquiry.set(verdicts["inquiry"]),
                 CallbackRecord.undispatchedSince.remove(),
-            ]
+            ],
+            # Otherwise it would write a part of a record that has been erased meanwhile.
+            condition=CallbackRecord.orderId.exists(),
         )
     except Exception as error:  # noqa: BLE001
         logger.warning(

@@ -85,6 +85,10 @@ class Task:
             "decision": None,
         }
 
+    @property
+    def record(self) -> dict[str, Any]:
+        return {**self.callback, "amount": None, "channel": "BankApp", "executionArn": "a", "signature": "skipped"}
+
 
 def save(task: Task) -> str:
     delivery = {
@@ -108,6 +112,7 @@ def dispatch(task: Task) -> str:
 
 def confirm(task: Task) -> str:
     """A refused confirmation fails nothing: ConfirmDispatch makes it."""
+    task.put(RECORDS, **task.record)
     return "UpdateItem operation" if not json.loads(dispatch(task))["isConfirmed"] else ""
 
 
@@ -196,8 +201,7 @@ def take(task: Task) -> str:
 
 
 def collect(task: Task, **selection: Any) -> str:
-    record = {**task.callback, "amount": None, "channel": "BankApp", "executionArn": "a", "signature": "skipped"}
-    task.put(RECORDS, **record, shard="BankApp#0", undispatchedSince=RECEIVED_AT)
+    task.put(RECORDS, **task.record, shard="BankApp#0", undispatchedSince=RECEIVED_AT)
     return task.run(**CHANNEL, table=RECORDS, selection=selection)
 
 
@@ -269,10 +273,9 @@ def reopen_reporting(task: Task) -> str:
 
 def reopen_logged(task: Task) -> tuple[bool, str]:
     """Return whether the message failed, and the function's log."""
-    record = {**task.callback, "amount": None, "channel": "BankApp", "executionArn": "a", "signature": "skipped"}
-    task.put(RECORDS, **record)
+    task.put(RECORDS, **task.record)
     payment = {"orderKey": f"BankApp#{task.id}", "paymentId": task.callback["paymentId"], "dispatches": 1}
-    task.put(LEDGER, **payment, dispatchedBy=record["deliveryId"], invokeRequestId=task.id)
+    task.put(LEDGER, **payment, dispatchedBy=task.callback["deliveryId"], invokeRequestId=task.id)
     payload = {name: task.callback[name] for name in ("orderId", "paymentId")}
     body = json.dumps({"requestContext": {"requestId": task.id}, "requestPayload": payload})
     answer, log = task.run_logged(Records=[{"messageId": task.id, "body": body}])

@@ -20,10 +20,11 @@ from tests.workflow.account import (
     Call,
     Fault,
     Workflow,
+    client,
     lambda_error,
 )
-from tests.workflow.engine import Execution
-from tests.workflow.paths import DECLINED, FAILED, INVALID, LOOKED_UP, PAID, SAVED
+from tests.workflow.engine import RECORD_TABLE, Execution
+from tests.workflow.paths import CONFIRMED_LATER, DECLINED, FAILED, INVALID, LOOKED_UP, PAID, SAVED
 
 PROCESS_PAID = "payment3-process-paid-wallet-order-internal-test"
 
@@ -273,6 +274,20 @@ def test_a_write_of_the_record_that_no_retry_can_cure_is_made_once(workflow: Wor
     assert execution.attempts["SaveCallbackRecord"] == 1
     assert execution.waits == []
     assert [(error["step"], error["error"]) for error in workflow.errors] == [("SaveCallbackRecord", "PutError")]
+
+
+def test_a_record_that_is_erased_during_the_dispatch_stays_erased(workflow: Workflow) -> None:
+    def erase() -> None:
+        (record,) = workflow.records
+        key = {name: {"S": record[name]} for name in ("orderId", "deliveryId")}
+        client("dynamodb").delete_item(TableName=RECORD_TABLE, Key=key)
+
+    workflow.aws.run_after(INVOKE, erase, times=1)
+    execution = workflow.run({"body": body_of("paid")})
+
+    assert execution.answer[0] == 200
+    assert execution.states == CONFIRMED_LATER
+    assert workflow.records == []
 
 
 def test_a_payment_that_cannot_be_dispatched_is_a_recorded_failure(workflow: Workflow) -> None:
