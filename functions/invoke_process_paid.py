@@ -17,7 +17,7 @@ from callbacks.errors import (
     PaymentConflict,
 )
 from callbacks.shown import show
-from callbacks.tables import CallbackRecord, bind, longest_call
+from callbacks.tables import CallbackRecord, bind, longest_call, try_update
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
@@ -116,7 +116,8 @@ def _confirm(event: dict[str, Any], context: Context) -> bool:
     try:
         records, verdicts = bind(CallbackRecord, event["table"]), event["verdicts"]
         deadline.require(context, longest_call(records))
-        records(callback["orderId"], callback["deliveryId"]).update(
+        return try_update(
+            records(callback["orderId"], callback["deliveryId"]),
             [
                 CallbackRecord.dispatchedBy.set(callback["deliveryId"]),
                 CallbackRecord.crossCheck.set(verdicts["crossCheck"]),
@@ -131,7 +132,6 @@ def _confirm(event: dict[str, Any], context: Context) -> bool:
             "The dispatch could not be confirmed", deliveryId=callback["deliveryId"], error=type(error).__name__
         )
         return False
-    return True
 
 
 def _require_no_other_payment(attempt: ledger.Attempt, context: Context) -> None:

@@ -40,7 +40,7 @@ from pynamodb.expressions.update import Action as UpdateAction
 from callbacks import config, model, times
 from callbacks.decisions import Action
 from callbacks.errors import DispatchInProgress, DispatchUncertain, DispatchUndecided, PaymentConflict
-from callbacks.tables import Payment, bind, longest_call, try_write
+from callbacks.tables import Payment, bind, longest_call, try_update
 
 # A claim outlives the function that holds it, even if two functions' clocks differ by this much.
 CLOCK_SKEW = timedelta(milliseconds=500)
@@ -184,16 +184,12 @@ def release(attempt: Attempt) -> None:
     is_held = Payment.attemptId == attempt.attempt_id
     permit = attempt.permit
     unused = [Payment.dispatches.add(-1), *([Payment.decisionIds.delete({permit["id"]})] if permit else [])]
-    is_released = try_write(
-        lambda: item.update(
-            actions=[*unused, *_letting_go()],
-            condition=is_held & ((Payment.dispatches <= 1) | Payment.dispatchedBy.exists()),
-        )
-    )
+    is_last = (Payment.dispatches <= 1) | Payment.dispatchedBy.exists()
+    is_released = try_update(item, [*unused, *_letting_go()], is_held & is_last)
     if not is_released:
         # The payment may have been dispatched before: it must not look unclaimed.
         expired = Payment.claimedUntil.set(times.iso(times.now()))
-        try_write(lambda: item.update(actions=[*unused, expired], condition=is_held))
+        try_update(item, [*unused, expired], is_held)
 
 
 def find_other_payment(attempt: Attempt) -> str | None:
@@ -246,11 +242,11 @@ def reopen(attempt: Attempt, request_id: str) -> bool:
         Payment.dispatchedAt.remove(),
         Payment.invokeRequestId.remove(),
     ]
-    if try_write(lambda: item.update(actions=undone, condition=is_latest & (Payment.dispatches <= 1))):
+    if try_update(item, undone, is_latest & (Payment.dispatches <= 1)):
         return True
     # An earlier dispatch may have succeeded: the payment must not look unclaimed.
     expired = [Payment.claimedBy.set(Payment.dispatchedBy), Payment.claimedUntil.set(times.iso(times.now()))]
-    return try_write(lambda: item.update(actions=[*undone, *expired], condition=is_latest))
+    return try_update(item, [*undone, *expired], is_latest)
 
 
 def _may_be_dispatched(payment: Payment) -> bool:
@@ -266,11 +262,8 @@ def _is_in_progress(payment: Payment) -> bool:
 
 
 def _write_claim(attempt: Attempt, lifetime: timedelta) -> bool:
-    item = attempt.item()
     is_unclaimed = Payment.claimedBy.does_not_exist() & Payment.dispatchedBy.does_not_exist()
-    return try_write(
-        lambda: item.update(actions=[*_holding(attempt, lifetime), *_terms(attempt)], condition=is_unclaimed)
-    )
+    return try_update(attempt.item(), [*_holding(attempt, lifetime), *_terms(attempt)], is_unclaimed)
 
 
 def _find_dispatch(attempt: Attempt, payment: Payment, is_recorded: Callable[[str], bool]) -> str | None:
@@ -287,32 +280,28 @@ def _find_dispatch(attempt: Attempt, payment: Payment, is_recorded: Callable[[st
 
 def _take_over(attempt: Attempt, payment: Payment, lifetime: timedelta) -> bool:
     """Claim a payment that is or may be dispatched, unless another attempt has changed it since it was read."""
-    item = attempt.item()
     holder, by = Payment.attemptId, Payment.dispatchedBy
-    return try_write(
-        lambda: item.update(
-            actions=_holding(attempt, lifetime),
-            condition=(Payment.dispatches == payment.dispatches)
-            & (holder == payment.attemptId if payment.attemptId else holder.does_not_exist())
-            & (by == payment.dispatchedBy if payment.dispatchedBy else by.does_not_exist()),
-        )
+    return try_update(
+        attempt.item(),
+        _holding(attempt, lifetime),
+        (Payment.dispatches == payment.dispatches)
+        & (holder == payment.attemptId if payment.attemptId else holder.does_not_exist())
+        & (by == payment.dispatchedBy if payment.dispatchedBy else by.does_not_exist()),
     )
 
 
 def _write_dispatch(attempt: Attempt, delivery_id: str, facts: Sequence[UpdateAction] = ()) -> None:
-    item = attempt.item()
-    try_write(
-        lambda: item.update(
-            actions=[
-                Payment.dispatchedBy.set(delivery_id),
-                Payment.dispatchedAt.set(times.iso(times.now())),
-                *facts,
-                *_letting_go(),
-            ],
-            # Even if another attempt has taken the claim over: this dispatch is a fact. An earlier one is only replaced
-            # by the holder of a claim that an operator decided.
-            condition=Payment.dispatchedBy.does_not_exist() | (Payment.attemptId == attempt.attempt_id),
-        )
+    try_update(
+        attempt.item(),
+        [
+            Payment.dispatchedBy.set(delivery_id),
+            Payment.dispatchedAt.set(times.iso(times.now())),
+            *facts,
+            *_letting_go(),
+        ],
+        # Even if another attempt has taken the claim over: this dispatch is a fact. An earlier one is only replaced by
+        # the holder of a claim that an operator decided.
+        Payment.dispatchedBy.does_not_exist() | (Payment.attemptId == attempt.attempt_id),
     )
 
 

@@ -1,6 +1,6 @@
 """The DynamoDB tables as PynamoDB models, with the keys of template.yaml."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
@@ -18,6 +18,8 @@ from pynamodb.attributes import (
 )
 from pynamodb.constants import NUMBER
 from pynamodb.exceptions import DeleteError, PutError, UpdateError
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection, KeysOnlyProjection
 from pynamodb.models import Model
 from pynamodb.pagination import PageIterator, ResultIterator
@@ -261,6 +263,16 @@ def try_write(write: Callable[[], object]) -> bool:
             raise
         return False
     return True
+
+
+def try_update(item: Model, actions: Sequence[Action], condition: Condition) -> bool:
+    """Make a conditional update; return False if its condition was not met.
+
+    Model.update would read the whole item back, for a seventh of the call's CPU.
+    """
+    hash_key, range_key = item._get_hash_range_key_serialized_values()
+    table = item._get_connection()
+    return try_write(lambda: table.update_item(hash_key, range_key, actions=actions, condition=condition))
 
 
 @cache
