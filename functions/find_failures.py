@@ -48,8 +48,9 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
-    previous = event["run"].get("found", BEFORE_FIRST_PAGE)
-    statuses = [result["status"] for result in event["run"].get("results", [])]
+    run = event["run"]
+    previous = run.get("found", BEFORE_FIRST_PAGE)
+    statuses = [result["status"] for result in run.get("results", [])]
     concurrency = pace.next_concurrency(previous["concurrency"], statuses)
     tally = {
         "redriven": previous["tally"]["redriven"] + len(statuses) - statuses.count(pace.UNCONFIRMED),
@@ -73,7 +74,7 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     }
     # The index may not have the collected ones yet, and in a dry run they are not in the error log. Those for which the
     # page has no room are due, like any failure.
-    moved = event["run"].get("collected", {}).get("requestIds", [])
+    moved = run.get("collected", {}).get("requestIds", [])
     collected = [request_id for request_id in moved if request_id not in failures]
     room = len(collected) if is_listed else max(0, size - len(failures))
     failures |= {request_id: {"requestId": request_id} for request_id in collected[:room]}
@@ -103,7 +104,7 @@ def _due(channel: str, size: int, has_time: HasTime) -> list[Row]:
     newest, unconfirmed = pace.shares(size)
     # Of the unconfirmed, the newest are the likeliest to have their order by now; a flood leaves no time for all.
     rows = _pick(channel, Lane.UNCONFIRMED, unconfirmed, has_time, is_newest_first=True)
-    # Without a newest there is no oldest, so that a run that finds nothing asks each queue once.
+    # If no newest one is due, none is, so that a run that finds nothing asks each queue once.
     if picked := _pick(channel, Lane.HEALING, newest, has_time, is_newest_first=True):
         rows += picked
         rows += _pick(channel, Lane.HEALING, max(1, size - len(rows)), has_time, is_newest_first=False)

@@ -60,7 +60,7 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
         deliveryId=callback["deliveryId"],
         dispatchedBy=dispatched_by,
     )
-    # ConfirmDispatch does it for a duplicate, whose answer takes as long as that to a conflict.
+    # ConfirmDispatch does it for a duplicate, so that the answer takes as long as that to a conflict.
     is_confirmed = not is_duplicate and _confirm(event, context)
     contradiction = None if is_duplicate else _find_contradiction(attempt, context)
     return {

@@ -14,7 +14,7 @@ from callbacks import clients, config, error_log, ledger, model, redrives, times
 from callbacks.errors import DispatchInProgress
 from callbacks.failure import Failure
 from callbacks.queues import Lane
-from callbacks.tables import CallbackError, CallbackRecord, Status, bind, try_write
+from callbacks.tables import CallbackError, CallbackRecord, Status, bind, try_update, try_write
 from callbacks.telemetry import logger
 
 CHANNEL = config.required("CHANNEL")
@@ -111,7 +111,7 @@ def _open_after_redrive(failure: Failure, attempts: float) -> None:
         opening = error_log.opening(failure, redrives.due_after(next_attempts, times.now()), next_attempts)
         actions = [*opening, CallbackError.expiration.remove()]
         # A later redrive finds the payment reopened.
-        try_write(lambda: row.update(actions=actions, condition=CallbackError.attempts == row.attempts))
+        try_update(row, actions, CallbackError.attempts == row.attempts)
 
 
 def _row(request_id: str) -> CallbackError | None:

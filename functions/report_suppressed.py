@@ -9,7 +9,7 @@ from pynamodb.expressions.update import Action
 from callbacks import config, emails, sentry
 from callbacks.failure import Kind
 from callbacks.shown import show
-from callbacks.tables import Suppressed, bind, try_write
+from callbacks.tables import Suppressed, bind, try_update, try_write
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
@@ -128,4 +128,4 @@ def _save(count: Suppressed) -> None:
         return
     told: list[Action] = [Suppressed.emailed.set(count.emailed), Suppressed.sentToSentry.set(count.sentToSentry)]
     # Another run may have deleted it.
-    try_write(lambda: count.update(actions=told, condition=Suppressed.failures.exists()))
+    try_update(count, told, Suppressed.failures.exists())

@@ -11,7 +11,7 @@ from collections import Counter
 
 from callbacks import config, queues, windows
 from callbacks.failure import Failure, Kind
-from callbacks.tables import Alert, Suppressed, bind, try_write
+from callbacks.tables import Alert, Suppressed, bind, try_update
 from callbacks.telemetry import logger
 from callbacks.windows import Window, Windows
 
@@ -58,17 +58,14 @@ def _claim(failure: Failure) -> Window:
     own = windows.begin(_opener(failure))
     alert = _alert_of(failure)
     try:
-        is_opened = try_write(
-            lambda: alert.update(
-                actions=[
-                    Alert.windowEndsAt.set(own.ends_at),
-                    Alert.openedBy.set(own.opened_by),
-                    Alert.expiration.set(own.ends_at + SECONDS_TO_KEEP),
-                ],
-                condition=Alert.kind.does_not_exist()
-                | (Alert.windowEndsAt <= windows.now())
-                | (Alert.openedBy == own.opened_by),
-            )
+        is_opened = try_update(
+            alert,
+            [
+                Alert.windowEndsAt.set(own.ends_at),
+                Alert.openedBy.set(own.opened_by),
+                Alert.expiration.set(own.ends_at + SECONDS_TO_KEEP),
+            ],
+            Alert.kind.does_not_exist() | (Alert.windowEndsAt <= windows.now()) | (Alert.openedBy == own.opened_by),
         )
         if is_opened:
             return own

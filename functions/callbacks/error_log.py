@@ -9,7 +9,7 @@ from pynamodb.expressions.update import Action
 from callbacks import deliveries, queues, times
 from callbacks.failure import Failure
 from callbacks.queues import Lane
-from callbacks.tables import CallbackError, CallbackRecord, Status, try_write
+from callbacks.tables import CallbackError, CallbackRecord, Status, try_update
 
 type ErrorLog = type[CallbackError]
 
@@ -70,7 +70,7 @@ def open_failure(
     if failure.is_refused_at_once and refusal_days is not None:
         occurred_at = datetime.fromisoformat(failure.occurred_at)
         actions.append(CallbackError.expiration.set(times.expiration(occurred_at, refusal_days)))
-    return try_write(lambda: log(failure.request_id).update(actions=actions, condition=condition))
+    return try_update(log(failure.request_id), actions, condition)
 
 
 def update_failure(log: ErrorLog, failure: Failure) -> None:

@@ -184,8 +184,8 @@ def release(attempt: Attempt) -> None:
     is_held = Payment.attemptId == attempt.attempt_id
     permit = attempt.permit
     unused = [Payment.dispatches.add(-1), *([Payment.decisionIds.delete({permit["id"]})] if permit else [])]
-    is_last = (Payment.dispatches <= 1) | Payment.dispatchedBy.exists()
-    is_released = try_update(item, [*unused, *_letting_go()], is_held & is_last)
+    leaves_no_doubt = (Payment.dispatches <= 1) | Payment.dispatchedBy.exists()
+    is_released = try_update(item, [*unused, *_letting_go()], is_held & leaves_no_doubt)
     if not is_released:
         # The payment may have been dispatched before: it must not look unclaimed.
         expired = Payment.claimedUntil.set(times.iso(times.now()))
