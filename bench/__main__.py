@@ -54,7 +54,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--artefact", type=Path, help="the folder of our functions, such as .aws-sam/build")
     parser.add_argument("--minutes", type=float, default=10, help="how long the soak lasts")
     parser.add_argument(
-        "--fill-seconds", type=float, default=15, help="how long the load fills the table; 200 reach a million records"
+        "--fill-seconds",
+        type=float,
+        default=15,
+        help="how long the load fills the table, and then an order; 240 reach a million records",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the numbers are kept as JSON")
     parser.add_argument(

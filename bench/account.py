@@ -158,18 +158,20 @@ def _as_sent_to_aws(request: BaseHTTPRequestHandler, body: bytes) -> AWSPrepared
 
 
 def _create_resources() -> None:
+    dynamodb, sqs = _client("dynamodb"), _client("sqs")
     for name in TABLES:
-        _client("dynamodb").create_table(**table(name))
+        dynamodb.create_table(**table(name))
     for arguments in engine.queues():
-        _client("sqs").create_queue(**arguments)
+        sqs.create_queue(**arguments)
     _client("ses").verify_email_identity(EmailAddress=engine.PARAMETERS["EmailFrom"])
 
 
 def empty_tables() -> None:
     """Take away what the calls so far have written."""
+    dynamodb = _client("dynamodb")
     for name in TABLES:
-        _client("dynamodb").delete_table(TableName=table(name)["TableName"])
-        _client("dynamodb").create_table(**table(name))
+        dynamodb.delete_table(TableName=table(name)["TableName"])
+        dynamodb.create_table(**table(name))
 
 
 def _client(service: str) -> Any:

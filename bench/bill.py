@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.deployment import PRODUCTION, Deployment, alternatives
+from bench.deployment import ALTERNATIVES, PRODUCTION, Deployment
 from bench.log import billed_bytes, history_lines
 from bench.paths import BASELINE, BASELINE_FUNCTION, OURS, SMALL, recorded
 from local.stack import ROOT
@@ -117,7 +117,7 @@ def measure(results: Mapping[str, Any]) -> dict[str, Any]:
     (million,) = (each for each in volumes if each["callbacks"] == 1_000_000)
     settings = {
         each.name: sum(per_million_paid(million, results, prices, each).values()) - million["total"][OURS]
-        for each in alternatives()
+        for each in ALTERNATIVES
     }
     return {"volumes": volumes, "settings": settings}
 

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from local.gateway import access_line
@@ -15,7 +16,8 @@ HISTORY: dict[str, Any] = RESOURCES["BankAppCallback"]["Properties"]["Logging"]
 SWITCHES = ("LogExecutionData", "WorkflowLogLevel", "SystemLogLevel", "Tracing", "WatchApi")
 
 
-def production() -> dict[str, str]:
+@cache
+def _production() -> dict[str, str]:
     """Return the parameters that samconfig.toml gives production; all others have the template's defaults."""
     settings = tomllib.loads((ROOT / "samconfig.toml").read_text())
     overrides = settings["prod"]["deploy"]["parameters"]["parameter_overrides"]
@@ -26,8 +28,8 @@ class Deployment:
     """Production, but with these parameters changed; `name` says which."""
 
     def __init__(self, changes: Mapping[str, str] | None = None) -> None:
-        given = production() | dict(changes or {})
-        self._names = {name: parameter_value(each, given.get(name)) for name, each in PARAMETERS.items()}
+        given = _production() | dict(changes or {})
+        self.parameters = {name: parameter_value(each, given.get(name)) for name, each in PARAMETERS.items()}
         self.name = " ".join(f"{name}={value}" for name, value in (changes or {}).items()) or "production"
 
     @property
@@ -63,7 +65,7 @@ class Deployment:
 
     @property
     def healing_minutes(self) -> float:
-        return float(self._names["HealingMinutes"])
+        return float(self.parameters["HealingMinutes"])
 
     def api_lines(self, request_id: str, status: int) -> list[str]:
         """Return what API Gateway logs for a callback that the workflow answered."""
@@ -75,22 +77,20 @@ class Deployment:
         return condition is None or bool(self._resolved(TEMPLATE["Conditions"][condition]))
 
     def _resolved(self, node: Any) -> Any:
-        return resolved(node, self._names, TEMPLATE["Conditions"])
+        return resolved(node, self.parameters, TEMPLATE["Conditions"])
 
 
 PRODUCTION = Deployment()
 
 
-def alternatives() -> list[Deployment]:
-    """Return production with each switch at its other value, and with healing as rare as it may be."""
-    return [
-        *(Deployment({name: _other_value(name)}) for name in SWITCHES),
-        Deployment({"HealingMinutes": str(PARAMETERS["HealingMinutes"]["MaxValue"])}),
-    ]
-
-
 def _other_value(name: str) -> str:
     """Return the value that production does not have."""
-    current = parameter_value(PARAMETERS[name], production().get(name))
-    (other,) = (value for value in PARAMETERS[name]["AllowedValues"] if value != current)
+    (other,) = (value for value in PARAMETERS[name]["AllowedValues"] if value != PRODUCTION.parameters[name])
     return str(other)
+
+
+# Production with each switch at its other value, and with healing as rare as it may be.
+ALTERNATIVES = [
+    *(Deployment({name: _other_value(name)}) for name in SWITCHES),
+    Deployment({"HealingMinutes": str(PARAMETERS["HealingMinutes"]["MaxValue"])}),
+]

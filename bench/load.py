@@ -38,7 +38,7 @@ Send = Callable[[str], int]
 
 
 def measure(fill_seconds: float) -> dict[str, Any]:
-    """Measure; an order, and then the table, are filled for so long at most. The results say how far that came."""
+    """Measure; the table, and then an order, are each filled for so long at most. The results say how far."""
     with TemporaryDirectory(prefix="payment3-bench-") as builds, patch.object(local_stack, "BUILDS", Path(builds)):
         started = time.monotonic()
         with _running() as (stack, server):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from bench.deployment import PRODUCTION, Deployment, alternatives
+from bench.deployment import ALTERNATIVES, PRODUCTION, Deployment
 from bench.paths import BASELINE, FORGED, LARGE, MEDIUM, OURS, REQUEST_IDS, SMALL, recorded
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _case(bench: "Bench", number: int, path: str, size: int) -> dict[str, Any]:
         "history_without_data": billed_bytes(history_lines(events, has_data=False)),
         "tasks": billed_bytes(tasks(PRODUCTION)),
         "api": billed_bytes(PRODUCTION.api_lines(REQUEST_IDS[0], status)),
-        "totals": {each.name: total(each) for each in [PRODUCTION, *alternatives()]},
+        "totals": {each.name: total(each) for each in [PRODUCTION, *ALTERNATIVES]},
         "baseline": billed_bytes(baseline),
     }
 

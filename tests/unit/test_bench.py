@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import bill, log, paths, report
-from bench.deployment import PRODUCTION, Deployment, alternatives
+from bench.deployment import ALTERNATIVES, PRODUCTION, Deployment
 from bench.runtime import Invocation
 
 PRICES: dict[str, Any] = {
@@ -180,7 +180,7 @@ def test_production_is_what_samconfig_names_and_else_the_templates_defaults() ->
 
 
 def test_each_other_setting_of_production_changes_one_thing() -> None:
-    changed = {deployment.name: deployment for deployment in alternatives()}
+    changed = {deployment.name: deployment for deployment in ALTERNATIVES}
     assert changed["LogExecutionData=true"].has_data
     assert changed["WorkflowLogLevel=ERROR"].level == "ERROR"
     assert changed["SystemLogLevel=INFO"].lambda_logs["SystemLogLevel"] == "INFO"

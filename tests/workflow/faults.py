@@ -130,10 +130,6 @@ def refuse_invokes(workflow: Workflow) -> None:
     workflow.aws.refuse(INVOKE, *THROTTLES["Invoke"])
 
 
-def lose_after(workflow: Workflow, state: str) -> None:
-    workflow.functions.run_after(state, workflow.abort_callback)
-
-
 # Takes the call, and what to do when the fault begins; returns the execution that the delivery started.
 Path = Callable[[Workflow, Call, Callable[[], None]], Execution]
 
@@ -192,7 +188,7 @@ def heal_a_parked_delivery(workflow: Workflow, _: Call, begin_fault: Callable[[]
 
 
 def heal_a_lost_execution(workflow: Workflow, _: Call, begin_fault: Callable[[], None]) -> Execution:
-    lose_after(workflow, "SaveCallbackRecord")
+    workflow.functions.run_after("SaveCallbackRecord", workflow.abort_callback)
     delivered = workflow.run(DELIVERY)
     begin_fault()
     workflow.heal()

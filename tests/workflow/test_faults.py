@@ -156,7 +156,7 @@ def test_a_payment_is_dispatched_though_a_call_fails(
 
 @pytest.mark.parametrize("state", LOST_AFTER)
 def test_a_lost_execution_is_healed_or_delivered_again(workflow: Workflow, state: str) -> None:
-    faults.lose_after(workflow, state)
+    workflow.functions.run_after(state, workflow.abort_callback)
     delivered = workflow.run(DELIVERY)
 
     assert (delivered.status, delivered.states[-1]) == ("ABORTED", state)
