@@ -96,8 +96,11 @@ def machine(file: str, **parameters: str) -> Machine:
 
 
 CALLBACK, HEALING = machine("callback"), machine("healing")
-REPORT_STATES = [
-    state for branch in CALLBACK.definition["States"]["ReportFailure"]["Branches"] for state in branch["States"]
+PARALLEL_STATES = [
+    name
+    for state in CALLBACK.definition["States"].values()
+    for branch in state.get("Branches", [])
+    for name in branch["States"]
 ]
 
 
@@ -105,8 +108,8 @@ REPORT_STATES = [
 class Execution:
     """One execution that has ended.
 
-    `output` is None unless it succeeded. `states` are in the order in which they were entered, but the three reports,
-    which run in parallel, in the definition's order. `reports` is what they returned. `attempts` (of each task) and
+    `output` is None unless it succeeded. `states` are in the order in which they were entered, but the reports, which
+    run in parallel, in the definition's order. `reports` is what they returned. `attempts` (of each task) and
     `waits` (seconds before each retry) are known if the tasks are our own handlers.
     """
 
@@ -171,14 +174,14 @@ def _ended(described: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) ->
         described["executionArn"],
         described["status"],
         output,
-        _reports_in_order(entered),
+        _in_order(entered),
         _reports(events),
     )
 
 
-def _reports_in_order(entered: list[str]) -> list[str]:
-    reports = iter(sorted((state for state in entered if state in REPORT_STATES), key=REPORT_STATES.index))
-    return [next(reports) if state in REPORT_STATES else state for state in entered]
+def _in_order(entered: list[str]) -> list[str]:
+    parallel = iter(sorted((state for state in entered if state in PARALLEL_STATES), key=PARALLEL_STATES.index))
+    return [next(parallel) if state in PARALLEL_STATES else state for state in entered]
 
 
 def _reports(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from tests.workflow.genuine import (
     put_payment,
     put_secret,
 )
-from tests.workflow.paths import FAILED, LOOKED_UP, PAID, REPORTS
+from tests.workflow.paths import FAILED, LOOKED_UP, PAID, REPORTS, WARNED
 
 
 @pytest.fixture(autouse=True)
@@ -101,9 +101,38 @@ def test_in_warn_a_forged_callback_is_recorded_reported_and_dispatched(workflow:
     assert mail.subject == "[test] BankApp callback: CheckWarning"
     assert "VerifySignature: failed: InvalidSignature: webhook-id: is missing" in mail.body
     assert [event["fingerprint"][-1] for event in workflow.sentry.events] == ["CheckWarning"]
-    # A duplicate that is reported is confirmed, too.
-    workflow.run(delivery(key=None) | {"requestId": "request-2"})
-    assert {record.get("dispatchedBy") for record in workflow.records} == {workflow.records[0]["deliveryId"]}
+    assert execution.states[-len(WARNED) - 1 :] == [*WARNED, "RespondDispatched"]
+
+
+def test_in_warn_a_payment_without_a_confirmed_dispatch_is_reported_before_it_is_confirmed(
+    workflow: Workflow,
+) -> None:
+    workflow.deploy(SignatureMode="warn")
+    workflow.aws.refuse(CONFIRM_DISPATCH, "InternalServerError", status=500, times=1)
+    execution = workflow.run(delivery(key=None))
+
+    assert execution.states[-len(WARNED) - 2 :] == [*WARNED, "ConfirmDispatch", "RespondDispatched"]
+    (record,) = workflow.records
+    assert record["dispatchedBy"] == record["deliveryId"]
+
+
+def test_in_warn_an_unsigned_conflict_passes_the_states_of_an_unsigned_duplicate(workflow: Workflow) -> None:
+    workflow.deploy(SignatureMode="warn")
+    first = workflow.run(delivery(key=None) | {"requestId": "request-1"})
+    duplicate = workflow.run(delivery(key=None) | {"requestId": "request-2"})
+    altered = body_of("paid").replace("2339", "1")
+    conflict = workflow.run(delivery(key=None) | {"requestId": "request-3", "body": altered})
+
+    assert duplicate.states == [*first.states[:-1], "ConfirmDispatch", "RespondDispatched"]
+    assert [state for state in conflict.states if state not in {"MayConflictBeTold?", "AnswerLikeDuplicate"}] == [
+        *first.states[:-1],
+        *("ReportConflictApart", "RespondDispatched"),
+    ]
+    assert conflict.answer == duplicate.answer
+    assert [record.get("dispatchedBy") for record in workflow.records] == [workflow.records[0]["deliveryId"]] * 2 + [
+        None
+    ]
+    assert [error["error"] for error in workflow.errors] == ["PaymentConflict"]
 
 
 def test_in_warn_no_verdict_of_a_check_stops_a_payment(workflow: Workflow, bank: Bank) -> None:

@@ -47,7 +47,7 @@ def test_an_unsigned_conflict_is_told_to_operators_and_answered_like_a_duplicate
     assert execution.waits == []
     assert execution.states[len(LOOKED_UP) :] == [
         *("InvokeProcessPaid", "MayConflictBeTold?", "AnswerLikeDuplicate"),
-        *("ReportConflictApart", "RespondDispatched"),
+        *("IsSettled?", "ReportConflictApart", "RespondDispatched"),
     ]
     assert (len(workflow.records), len(workflow.dispatched)) == (3, 1)
     (error,) = workflow.errors
