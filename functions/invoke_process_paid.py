@@ -40,8 +40,8 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     (what ValidateCallback returned), `verdicts` (of the checks: `crossCheck`, `inquiry`) and `body` (as received).
     Returns the `orderId` and the `paymentId`; `dispatchedBy`, the `deliveryId` whose invoke Lambda accepted;
     `isDuplicate`: true if that was another delivery of the same payment; `isConfirmed`: whether this delivery's record
-    shows the dispatch; and `contradiction`: None, or the `error` (OrderPaidTwice, PaymentIdReused or
-    PaymentsNotCompared) and its `message`.
+    shows the dispatch, or has been erased; and `contradiction`: None, or the `error` (OrderPaidTwice,
+    PaymentIdReused or PaymentsNotCompared) and its `message`.
     Raises OrderPaidTwice, PaymentConflict, DispatchInProgress, DispatchUncertain, DispatchUndecided and
     ServiceUnavailable.
     """
@@ -108,7 +108,7 @@ def _dispatch(attempt: ledger.Attempt, event: dict[str, Any], context: Context) 
 
 
 def _confirm(event: dict[str, Any], context: Context) -> bool:
-    """Confirm the delivery's own dispatch on its record, as ConfirmDispatch does; return whether that succeeded.
+    """Confirm the delivery's own dispatch on its record, as ConfirmDispatch does; return whether nothing is left to do.
 
     It must not fail: the payment is dispatched.
     """
@@ -116,7 +116,7 @@ def _confirm(event: dict[str, Any], context: Context) -> bool:
     try:
         records, verdicts = bind(CallbackRecord, event["table"]), event["verdicts"]
         deadline.require(context, longest_call(records))
-        return try_update(
+        is_found = try_update(
             records(callback["orderId"], callback["deliveryId"]),
             [
                 CallbackRecord.dispatchedBy.set(callback["deliveryId"]),
@@ -132,6 +132,9 @@ def _confirm(event: dict[str, Any], context: Context) -> bool:
             "The dispatch could not be confirmed", deliveryId=callback["deliveryId"], error=type(error).__name__
         )
         return False
+    if not is_found:
+        logger.warning("The record was erased before its dispatch was confirmed", deliveryId=callback["deliveryId"])
+    return True
 
 
 def _require_no_other_payment(attempt: ledger.Attempt, context: Context) -> None:

@@ -376,6 +376,16 @@ def test_the_record_shows_the_dispatch_and_the_verdicts(task: Task, records: Tab
     assert stored == {**key, "shard": "BankApp#1", **shown}
 
 
+def test_nothing_is_left_to_confirm_on_a_record_that_is_gone(
+    task: Task, records: Table, callback: Json, log: Log
+) -> None:
+    key = {name: callback[name] for name in ("orderId", "deliveryId")}
+    records.delete_item(Key=key)
+    assert task.handler(event(callback), context()) == dispatched(callback, isConfirmed=True)
+    assert "Item" not in records.get_item(Key=key)
+    assert log()[-1]["message"] == "The record was erased before its dispatch was confirmed"
+
+
 def test_an_unconfirmed_dispatch_is_left_to_the_workflow(
     task: Task, records: Table, service: Service, callback: Json, log: Log
 ) -> None:

@@ -11,6 +11,7 @@ from local.stack import ROOT
 from tests.outcomes import FAILURE_MESSAGE, OUTCOMES, Outcome, body_of
 from tests.sources import CALLBACK_TASKS
 from tests.workflow.account import (
+    CLAIM_PAYMENT,
     INVOKE,
     PROCESS_DIED,
     SAVE_ERROR,
@@ -276,13 +277,24 @@ def test_a_write_of_the_record_that_no_retry_can_cure_is_made_once(workflow: Wor
     assert [(error["step"], error["error"]) for error in workflow.errors] == [("SaveCallbackRecord", "PutError")]
 
 
-def test_a_record_that_is_erased_during_the_dispatch_stays_erased(workflow: Workflow) -> None:
-    def erase() -> None:
-        (record,) = workflow.records
+def erase_records(workflow: Workflow) -> None:
+    for record in workflow.records:
         key = {name: {"S": record[name]} for name in ("orderId", "deliveryId")}
         client("dynamodb").delete_item(TableName=RECORD_TABLE, Key=key)
 
-    workflow.aws.run_after(INVOKE, erase, times=1)
+
+def test_a_record_that_is_erased_during_the_dispatch_stays_erased(workflow: Workflow) -> None:
+    workflow.aws.run_after(INVOKE, lambda: erase_records(workflow), times=1)
+    execution = workflow.run({"body": body_of("paid")})
+
+    assert execution.answer[0] == 200
+    assert execution.states == PAID
+    assert workflow.records == []
+
+
+def test_a_record_that_is_erased_before_it_is_confirmed_later_stays_erased(workflow: Workflow) -> None:
+    workflow.run({"body": body_of("paid")})
+    workflow.aws.run_after(CLAIM_PAYMENT, lambda: erase_records(workflow), times=1)
     execution = workflow.run({"body": body_of("paid")})
 
     assert execution.answer[0] == 200
