@@ -138,7 +138,7 @@ def _open_failure(record: CallbackRecord, function_name: str, error: str, cause:
     failure = error_log.failure_of(
         record,
         function_name=function_name,
-        step="ConfirmDispatch",
+        step="InvokeProcessPaid",
         error=error,
         cause=cause,
         occurred_at=record.receivedAt,

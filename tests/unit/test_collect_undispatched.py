@@ -99,7 +99,7 @@ def test_a_payment_without_a_confirmed_dispatch_becomes_a_due_failure(
         "receivedAt": "2020-01-01T10:00:00.000Z",
         "channel": "BankApp",
         "executionArn": "arn",
-        "step": "ConfirmDispatch",
+        "step": "InvokeProcessPaid",
         "error": "DispatchUnconfirmed",
         "cause": "The execution ended before it confirmed the dispatch",
         "orderId": "482500007436",
