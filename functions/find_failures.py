@@ -38,9 +38,9 @@ BEFORE_FIRST_PAGE: Json = {"concurrency": 0, "tally": {"redriven": 0, "failed": 
 def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Return a page of the failures that the selection names, or none if the run is over; fewer if the time ends.
 
-    Takes `channel`, `selection` (the healing workflow's input), `run` and `startedAt` (of the run, ISO 8601). `run` has
-    `collected`, if CollectUndispatched succeeded: its `requestIds`; and after the first page `found`, what this
-    function returned for the previous one, and `results`, the `status` of each of its redrives.
+    Takes `channel`, `selection` (the healing workflow's input), `startedAt` (of the run, ISO 8601) and `state`, what
+    the run's states have left: `collected`, if CollectUndispatched succeeded, with its `requestIds`; and after the
+    first page `found`, what this function returned for the previous one, and `results`, the `status` of each redrive.
     Returns `failures`, each with its `requestId`, for an operator and in a dry run also with what the index has, and
     with its `cause` if the operator decides on it; `isManual`; `decision`, the operator's, or None; `next`, where an
     operator's next page starts, or None; `concurrency`, how many to redrive at once; `tally`, how many have been
@@ -48,9 +48,9 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     Raises InvalidSelection and ServiceUnavailable.
     """
     selection = Selection.from_event(event["selection"])
-    run = event["run"]
-    previous = run.get("found", BEFORE_FIRST_PAGE)
-    statuses = [result["status"] for result in run.get("results", [])]
+    state = event["state"]
+    previous = state.get("found", BEFORE_FIRST_PAGE)
+    statuses = [result["status"] for result in state.get("results", [])]
     concurrency = pace.next_concurrency(previous["concurrency"], statuses)
     tally = {
         "redriven": previous["tally"]["redriven"] + len(statuses) - statuses.count(pace.UNCONFIRMED),
@@ -74,10 +74,10 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     }
     # The index may not have the collected ones yet, and in a dry run they are not in the error log. Those for which the
     # page has no room are due, like any failure.
-    moved = run.get("collected", {}).get("requestIds", [])
-    collected = [request_id for request_id in moved if request_id not in failures]
-    room = len(collected) if is_listed else max(0, size - len(failures))
-    failures |= {request_id: {"requestId": request_id} for request_id in collected[:room]}
+    collected = state.get("collected", {}).get("requestIds", [])
+    unlisted = [request_id for request_id in collected if request_id not in failures]
+    room = len(unlisted) if is_listed else max(0, size - len(failures))
+    failures |= {request_id: {"requestId": request_id} for request_id in unlisted[:room]}
     if selection.decision:
         causes = {row.requestId: row.cause for row in rows}
         failures = {request_id: failures[request_id] | {"cause": causes.get(request_id)} for request_id in failures}

@@ -125,7 +125,7 @@ def find(**selection: Any) -> Path:
     event: Json = {
         "channel": "BankApp",
         "selection": selection,
-        "run": {},
+        "state": {},
         "startedAt": "2020-01-01T10:00:00.000Z",
     }
     return Path("find_failures", event, [(call, {})])

@@ -23,7 +23,7 @@ def event(collected: list[str] | None = None, /, **selection: Any) -> Json:
     return {
         "channel": "BankApp",
         "selection": selection,
-        "run": {"collected": {"requestIds": collected or []}},
+        "state": {"collected": {"requestIds": collected or []}},
         "startedAt": from_now(),
     }
 
@@ -31,7 +31,7 @@ def event(collected: list[str] | None = None, /, **selection: Any) -> Json:
 def after_page(event: Json, *results: Json, **found: Any) -> Json:
     """The input of the state after a page."""
     before = {"tally": {"redriven": 0, "failed": 0}}
-    return event | {"run": event["run"] | {"found": before | found, "results": list(results)}}
+    return event | {"state": event["state"] | {"found": before | found, "results": list(results)}}
 
 
 def found(task: Task, collected: list[str] | None = None, /, **selection: Any) -> list[str]:
