@@ -48,9 +48,9 @@ TABLE: dict[str, dict[Call, Row]] = {
         faults.CLAIM: ("500 · 1", "200 · 1", "500 · 1"),
         DISPATCH: ("500 · 1", "500 · 2", "500 · 2"),
         FINISH: ("200 · 1", "200 · 1", "200 · 1"),
+        CONFIRM: ("200 · 1", "200 · 1", "200 · 1"),
         faults.FIND_PAYMENTS: ("200 · 1", "200 · 1", "200 · 1"),
         faults.FIND_ORDERS: ("200 · 1", "200 · 1", "200 · 1"),
-        CONFIRM: ("200 · 1", "200 · 1", "200 · 1"),
     },
     "unconfirmed delivery": {CONFIRM_AGAIN: ("200 · 1", "200 · 1", "500 · 1")},
     "checked delivery": {
@@ -94,9 +94,9 @@ TABLE: dict[str, dict[Call, Row]] = {
         faults.CLAIM: HEALED,
         DISPATCH: ("500 · 1", "500 · 2", "500 · 2"),
         FINISH: HEALED,
+        CONFIRM: HEALED,
         faults.FIND_PAYMENTS: HEALED,
         faults.FIND_ORDERS: HEALED,
-        CONFIRM: HEALED,
     },
 }
 # An execution that is aborted as a whole right after a state.

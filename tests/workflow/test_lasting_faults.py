@@ -46,9 +46,9 @@ TABLE: dict[str, dict[Call, Row]] = {
         # After a slow dispatch no time is left to look for contradictions.
         DISPATCH: ("500 · 2 · undecided · told", "500 · 2 · undecided · told", "200 · 1 · dispatched · told"),
         FINISH: ("200 · 1 · dispatched",) * 3,
+        CONFIRM: ("200 · 1 · dispatched", "500 · 1 · given up · told", "200 · 1 · dispatched"),
         faults.FIND_PAYMENTS: ("200 · 1 · dispatched · told", "500 · 1 · given up · told", "200 · 1 · dispatched"),
         faults.FIND_ORDERS: ("200 · 1 · dispatched · told", "500 · 1 · given up · told", "200 · 1 · dispatched"),
-        CONFIRM: ("200 · 1 · dispatched", "500 · 1 · given up · told", "200 · 1 · dispatched"),
         faults.EVERY_CALL: ("", "", "200 · 1 · dispatched · told"),
     },
     "unconfirmed delivery": {
@@ -117,13 +117,13 @@ TABLE: dict[str, dict[Call, Row]] = {
         faults.CLAIM: REFUSED_AGAIN,
         DISPATCH: ("500 · 2 · undecided · told", "500 · 2 · undecided · told", "500 · 1 · dispatched · told"),
         FINISH: HEALED,
+        CONFIRM: ("500 · 1 · dispatched · told", "500 · 1 · given up · told", "500 · 1 · dispatched · told"),
         faults.FIND_PAYMENTS: (
             "500 · 1 · dispatched · told",
             "500 · 1 · given up · told",
             "500 · 1 · dispatched · told",
         ),
         faults.FIND_ORDERS: ("500 · 1 · dispatched · told", "500 · 1 · given up · told", "500 · 1 · dispatched · told"),
-        CONFIRM: ("500 · 1 · dispatched · told", "500 · 1 · given up · told", "500 · 1 · dispatched · told"),
     },
 }
 WANTED = {"given up": "GivenUp", "undecided": "DispatchUndecided"}
