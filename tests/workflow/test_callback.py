@@ -12,6 +12,7 @@ from tests.outcomes import FAILURE_MESSAGE, OUTCOMES, Outcome, body_of
 from tests.sources import CALLBACK_TASKS
 from tests.workflow.account import (
     CLAIM_PAYMENT,
+    CONFIRM_DISPATCH,
     INVOKE,
     PROCESS_DIED,
     SAVE_ERROR,
@@ -275,6 +276,20 @@ def test_a_write_of_the_record_that_no_retry_can_cure_is_made_once(workflow: Wor
     assert execution.attempts["SaveCallbackRecord"] == 1
     assert execution.waits == []
     assert [(error["step"], error["error"]) for error in workflow.errors] == [("SaveCallbackRecord", "PutError")]
+
+
+def test_a_dispatch_that_is_confirmed_later_leaves_the_same_record(workflow: Workflow) -> None:
+    workflow.run(from_api("paid"))
+    workflow.aws.refuse(CONFIRM_DISPATCH, "InternalServerError", status=500, times=1)
+    another = body_of("paid").replace("482500007436", "4825").replace("pay_bankapp_123", "pay_4")
+    execution = workflow.run({**from_api("paid"), "body": another})
+
+    assert execution.states == CONFIRMED_LATER
+    its_own = {"orderId", "paymentId", "body", "executionArn"}
+    confirmed, later = (
+        {name: value for name, value in record.items() if name not in its_own} for record in workflow.records
+    )
+    assert later == confirmed
 
 
 def erase_records(workflow: Workflow) -> None:
