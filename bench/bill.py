@@ -3,7 +3,7 @@
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,12 +114,18 @@ def measure(results: Mapping[str, Any]) -> dict[str, Any]:
         volumes.append(
             {**volume, "per_million": per_million, "total": totals, "ratio": totals[OURS] / totals[BASELINE]}
         )
-    (million,) = (each for each in volumes if each["callbacks"] == 1_000_000)
+    million = at_a_million(volumes)
     settings = {
         each.name: sum(per_million_paid(million, results, prices, each).values()) - million["total"][OURS]
         for each in ALTERNATIVES
     }
     return {"volumes": volumes, "settings": settings}
+
+
+def at_a_million(volumes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the volume at which the bill is judged."""
+    (million,) = (volume for volume in volumes if volume["callbacks"] == 1_000_000)
+    return million
 
 
 def per_million_paid(

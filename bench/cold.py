@@ -7,6 +7,8 @@ from typing import Any
 from bench import artefact
 from bench.designs import Bench, is_expected
 from bench.paths import BASELINE, BASELINE_FUNCTION, OURS, SMALL
+from bench.runtime import Invocation
+from bench.spread import middle_half
 from tests.sources import FUNCTIONS
 from tests.template.test_names import slowness
 
@@ -20,6 +22,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     """Return milliseconds of CPU by function and by path, and the sizes of the functions' folders."""
     inits: dict[tuple[str, str], list[float]] = defaultdict(list)
     calls: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    sums: dict[tuple[str, str], list[float]] = defaultdict(list)
     slownesses = []
     for sample in range(SAMPLES):
         slownesses.append(slowness())
@@ -27,12 +30,14 @@ def measure(bench: Bench) -> dict[str, Any]:
         for position, path in enumerate(PATHS):
             for design in (OURS, BASELINE):
                 bench.prepare(design, path, number + position)
-                for function, payload in bench.steps(design, path, SMALL, number + position):
-                    with bench.container(design, function) as container:
-                        inits[design, function].append(container.init_cpu_ms)
-                        invocation = container.invoke(payload)
+                steps = bench.steps(design, path, SMALL, number + position)
+                starts = [(function, *_start(bench, design, function, payload)) for function, payload in steps]
+                for function, init_cpu_ms, invocation in starts:
+                    inits[design, function].append(init_cpu_ms)
                     if is_expected(path, function, invocation):
                         calls[design, path, function].append(invocation.cpu_ms)
+                if all(is_expected(path, function, invocation) for function, _, invocation in starts):
+                    sums[path, design].append(sum(init + invocation.cpu_ms for _, init, invocation in starts))
     for function in FUNCTIONS:
         for _ in range(OTHER_SAMPLES if (OURS, function) not in inits else 0):
             with bench.container(OURS, function) as container:
@@ -40,9 +45,6 @@ def measure(bench: Bench) -> dict[str, Any]:
 
     init = {key: median(values) for key, values in inits.items()}
     call = {key: median(values) for key, values in calls.items()}
-
-    def path_sum(design: str, path: str) -> float:
-        return sum(init[design, name] + call[design, path, name] for name in bench.functions_on(design, path))
 
     return {
         "functions": {
@@ -58,7 +60,16 @@ def measure(bench: Bench) -> dict[str, Any]:
             "first_call_cpu_ms": {path: call[BASELINE, path, BASELINE_FUNCTION] for path in PATHS},
             "mebibytes": artefact.size_of(bench.baseline),
         },
-        "paths": {path: {design: path_sum(design, path) for design in (OURS, BASELINE)} for path in PATHS},
+        "paths": {path: {design: median(sums[path, design]) for design in (OURS, BASELINE)} for path in PATHS},
+        "path_quartiles": {
+            path: {design: middle_half(sums[path, design]) for design in (OURS, BASELINE)} for path in PATHS
+        },
         # Other work on the machine slows a process down, and the yardstick with it.
         "slowness": max(1, median(slownesses)),
     }
+
+
+def _start(bench: Bench, design: str, function: str, payload: str) -> tuple[float, Invocation]:
+    """Return the CPU of a new process until its first event, and its first call."""
+    with bench.container(design, function) as container:
+        return container.init_cpu_ms, container.invoke(payload)

@@ -39,9 +39,6 @@ class Bench:
     _warm: dict[Step, Container] = field(default_factory=dict)
     _exits: ExitStack = field(default_factory=ExitStack)
 
-    def functions_on(self, design: str, path: str) -> list[str]:
-        return [function for function, _ in self.steps(design, path, SMALL if path != "idle" else 0, 1)]
-
     def steps(self, design: str, path: str, size: int, number: int) -> list[Step]:
         """Return the calls of functions that the measured delivery of a path makes, in order."""
         if design == OURS:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from tempfile import TemporaryDirectory
 from threading import BoundedSemaphore
 from typing import Any
@@ -22,6 +22,7 @@ from unittest.mock import patch
 from bench import artefact
 from bench.designs import BASELINE_HANDLER
 from bench.paths import BASELINE, LARGE, MEDIUM, OURS, SMALL, body_of_path, numbered, proxy_event
+from bench.spread import middle_half, percentile_95
 from local import stack as local_stack
 from local.__main__ import post
 from local.server import Server, sentry_dsn, serving
@@ -53,10 +54,6 @@ def measure(fill_seconds: float) -> dict[str, Any]:
         with _running():
             again = time.monotonic() - started
     return {"levels": levels, "growth": growth, "start_seconds": {"first": first, "again": again}}
-
-
-def percentile_95(values: list[float]) -> float:
-    return quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else values[0]
 
 
 @contextmanager
@@ -140,18 +137,18 @@ def _load(send: Send, level: int) -> dict[str, float]:
     return {"per_second": len(seconds) / elapsed, "median": median(seconds), "p95": percentile_95(seconds)}
 
 
-def _growth(stack: Stack, send: Send, fill_seconds: float) -> dict[str, list[dict[str, float]]]:
-    """Return the median seconds of one callback by size of its body, records of its order, and size of the table."""
+def _growth(stack: Stack, send: Send, fill_seconds: float) -> dict[str, list[dict[str, Any]]]:
+    """Return the seconds of one callback by size of its body, records of its order, and size of the table."""
 
-    def probe(make: Callable[[], str]) -> float:
+    def probe(make: Callable[[], str]) -> dict[str, Any]:
         seconds = []
         for _ in range(PROBES):
             started = time.monotonic()
             send(make())
             seconds.append(time.monotonic() - started)
-        return median(seconds)
+        return {"seconds": median(seconds), "quartiles": middle_half(seconds)}
 
-    bodies = [{"bytes": size, "seconds": probe(partial(_body, size))} for size in (SMALL, MEDIUM, LARGE)]
+    bodies = [{"bytes": size} | probe(partial(_body, size)) for size in (SMALL, MEDIUM, LARGE)]
     # Another payment of the order would be reported, so the same one is delivered again.
     body = _body(SMALL)
     send(body)
@@ -167,13 +164,13 @@ def _growth(stack: Stack, send: Send, fill_seconds: float) -> dict[str, list[dic
 
 
 def _filling(
-    stack: Stack, counts: Sequence[int], fill_seconds: float, probe: Callable[[], float], order_id: str = ""
-) -> Iterator[dict[str, float]]:
+    stack: Stack, counts: Sequence[int], fill_seconds: float, probe: Callable[[], dict[str, Any]], order_id: str = ""
+) -> Iterator[dict[str, Any]]:
     """Fill the record table, or an order; yield what a callback takes at each count, up to the last that is reached."""
     deadline, filled = time.monotonic() + fill_seconds, 0
     for count in counts:
         filled += _fill(stack, count - filled, deadline, order_id)
-        yield {"records": filled, "seconds": probe()}
+        yield {"records": filled} | probe()
         if filled < count:
             return
 

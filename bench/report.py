@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from bench.bill import at_a_million
 from bench.paths import BASELINE, OURS, SMALL
 from local.stack import ROOT
 from tests.sources import CALLBACK_TASKS, CHECKS
@@ -58,11 +59,6 @@ def case_of(results: Results, path: str, size: int) -> dict[str, Any]:
     return next(case for case in found if (case["path"], case["size"]) == (path, size))
 
 
-def million_of(results: Results) -> dict[str, Any]:
-    volumes: list[dict[str, Any]] = results["bill"]["volumes"]
-    return next(volume for volume in volumes if volume["callbacks"] == 1_000_000)
-
-
 def slowest_start(results: Results) -> float:
     """Return the CPU before the first event of the callback workflow's slowest function, as on an idle core."""
     slowest = max(float(results["cold"]["functions"][name]["init_cpu_ms"]) for name in [*CALLBACK_TASKS, *CHECKS])
@@ -89,7 +85,7 @@ GOALS = [
         "production's bill at a million paid callbacks a month, times the one Lambda's",
         "x",
         1.5,
-        lambda r: float(million_of(r)["ratio"]),
+        lambda r: float(at_a_million(r["bill"]["volumes"])["ratio"]),
         2,
     ),
     Goal(
@@ -138,6 +134,12 @@ def markdown(headings: Sequence[str], rows: Rows) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in [headings, rule, *rows])
 
 
+def _spread(number: float, quartiles: Sequence[float], unit: str, digits: int) -> str:
+    """Return a median with the middle half of its samples."""
+    low, high = (f"{quartile:.{digits}f}" for quartile in quartiles)
+    return f"{number:.{digits}f} {unit} ({low} to {high})"
+
+
 def _machine(results: Results) -> str:
     machine, slowness = results["machine"], results["cold"].get("slowness", 1)
     return (
@@ -150,7 +152,11 @@ def _cold(results: Results) -> str:
     cold = results["cold"]
     _draw("cold", "CPU of cold starts on a path, ms", list(cold["paths"].items()))
     paths = [
-        [path, f"{sums[OURS]:.0f} ms", f"{sums[BASELINE]:.0f} ms", f"{ratio(sums):.2f}x"]
+        [
+            path,
+            *(_spread(sums[design], cold["path_quartiles"][path][design], "ms", 0) for design in (OURS, BASELINE)),
+            f"{ratio(sums):.2f}x",
+        ]
         for path, sums in cold["paths"].items()
     ]
     functions = [
@@ -181,8 +187,8 @@ def _warm(results: Results) -> str:
     rows = [
         [
             f"{path}, {'ours' if design == OURS else 'one Lambda'}",
-            f"{each['cpu_ms']:.1f} ms",
-            f"{each['wall_ms']:.1f} ms",
+            _spread(each["cpu_ms"], each["cpu_quartiles"], "ms", 1),
+            _spread(each["wall_ms"], each["wall_quartiles"], "ms", 1),
             ", ".join(f"{count} {kind}" for kind, count in sorted(each["calls"].items())) or "none",
         ]
         for path, designs in warm.items()
@@ -286,15 +292,13 @@ def _load(results: Results) -> str:
         for level in load["levels"]
     ]
     growth = [
-        *([f"body of {each['bytes']:,} bytes", f"{each['seconds']:.2f} s"] for each in load["growth"]["body"]),
-        *(
-            [f"duplicate, {each['records']:,} records of its order", f"{each['seconds']:.2f} s"]
-            for each in load["growth"]["order"]
-        ),
-        *(
-            [f"{each['records']:,} records in the table", f"{each['seconds']:.2f} s"]
-            for each in load["growth"]["table"]
-        ),
+        [label.format(each[count]), _spread(each["seconds"], each["quartiles"], "s", 3)]
+        for kind, count, label in (
+            ("body", "bytes", "body of {:,} bytes"),
+            ("order", "records", "duplicate, {:,} records of its order"),
+            ("table", "records", "{:,} records in the table"),
+        )
+        for each in load["growth"][kind]
     ]
     return "\n".join(
         [
@@ -341,7 +345,7 @@ def _bill(results: Results) -> str:
 
 def floor_of_bill(results: Results) -> list[list[str]]:
     """Return production's bill as multiples of the one Lambda's whole bill, first without logs, alarms and healing."""
-    million = million_of(results)
+    million = at_a_million(results["bill"]["volumes"])
     items, whole = million["per_million"][OURS], million["total"][BASELINE]
     floor = {name: dollars for name, dollars in items.items() if name not in BESIDE and dollars}
 

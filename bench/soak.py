@@ -13,7 +13,7 @@ from statistics import median
 from threading import Event, Lock
 from typing import Any
 
-from bench.load import percentile_95
+from bench.spread import percentile_95
 from callbacks import times
 from callbacks.queues import Lane
 from tests.e2e.conftest import PARAMETERS, Answer, Local, running, without_permissions

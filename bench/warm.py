@@ -1,24 +1,28 @@
 """Warm calls: CPU, time on the wall clock and calls to AWS of each path."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from bench.account import empty_tables
 from bench.designs import Bench, is_expected
 from bench.paths import BASELINE, OURS, SMALL
+from bench.runtime import Invocation
+from bench.spread import middle_half
 
 PATHS = ("paid", "duplicate", "declined", "refused", "failing")
 IDLE = "idle"
 ROUNDS = 60
 # The first calls fill caches and open connections.
 WARM_UP = 5
+# A delivery's calls of functions, each with the calls to AWS that it made.
+Sample = Sequence[tuple[str, Invocation, dict[str, int]]]
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Return, by path and design: medians by function, their sums, and the calls to AWS of one delivery."""
-    samples: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    calls: dict[tuple[str, str, str], Counter[str]] = {}
+    """Return, by path and design, what a delivery takes, in all and by function, and its calls to AWS."""
+    samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     # Healing is idle only as long as no delivery waits for it.
     empty_tables()
     for paths, designs in (([IDLE], [OURS]), (PATHS, [OURS, BASELINE])):
@@ -26,35 +30,34 @@ def measure(bench: Bench) -> dict[str, Any]:
             for position, path in enumerate(paths):
                 size, serial = 0 if path == IDLE else SMALL, 100_000 + 10 * number + position
                 for design in designs:
-                    for function, invocation, made in bench.run(design, path, size, serial):
-                        if number >= WARM_UP and is_expected(path, function, invocation):
-                            samples[path, design][function].append((invocation.cpu_ms, invocation.wall_ms))
-                            calls[path, design, function] = Counter(made)
+                    sample = bench.run(design, path, size, serial)
+                    if number >= WARM_UP and all(is_expected(path, *each[:2]) for each in sample):
+                        samples[path, design].append(sample)
     return {
-        path: {
-            design: _summary(
-                samples[path, design],
-                {name: calls[path, design, name] for name in samples[path, design]},
-            )
-            for design in (OURS, BASELINE)
-            if (path, design) in samples
-        }
+        path: {design: _summary(samples[path, design]) for design in (OURS, BASELINE) if (path, design) in samples}
         for path in (*PATHS, IDLE)
     }
 
 
-def _summary(samples: dict[str, list[tuple[float, float]]], calls: dict[str, Counter[str]]) -> dict[str, Any]:
-    functions = {
-        name: {
-            "cpu_ms": median(cpu for cpu, _ in pairs),
-            "wall_ms": median(wall for _, wall in pairs),
-            "calls": dict(calls[name]),
-        }
-        for name, pairs in samples.items()
-    }
+def _summary(samples: Sequence[Sample]) -> dict[str, Any]:
+    by_function = zip(*samples, strict=True)
     return {
-        "cpu_ms": sum(each["cpu_ms"] for each in functions.values()),
-        "wall_ms": sum(each["wall_ms"] for each in functions.values()),
-        "calls": dict(sum(calls.values(), Counter())),
-        "functions": functions,
+        **_times([[invocation for _, invocation, _ in sample] for sample in samples]),
+        "calls": dict(sum((Counter(made) for _, _, made in samples[-1]), Counter())),
+        "functions": {
+            calls[-1][0]: {**_times([[invocation] for _, invocation, _ in calls]), "calls": calls[-1][2]}
+            for calls in by_function
+        },
+    }
+
+
+def _times(samples: Sequence[Sequence[Invocation]]) -> dict[str, Any]:
+    """Return the median and the quartiles of what the invocations of a sample take together."""
+    cpu = [sum(invocation.cpu_ms for invocation in sample) for sample in samples]
+    wall = [sum(invocation.wall_ms for invocation in sample) for sample in samples]
+    return {
+        "cpu_ms": median(cpu),
+        "cpu_quartiles": middle_half(cpu),
+        "wall_ms": median(wall),
+        "wall_quartiles": middle_half(wall),
     }

@@ -10,6 +10,7 @@ import pytest
 from bench import bill, log, paths, report
 from bench.deployment import ALTERNATIVES, PRODUCTION, Deployment
 from bench.runtime import Invocation
+from bench.spread import middle_half
 
 PRICES: dict[str, Any] = {
     "prices": {
@@ -264,6 +265,10 @@ def test_the_floor_of_warm_cpu_is_four_calls_and_their_functions() -> None:
     # Two invocations of 1 ms leave 8 ms for the four calls.
     assert of_two == ["the floor: 4 calls, functions: 2", "10.0 ms, 2.00x", "-"]
     assert of_one == ["the floor: 4 calls, functions: 1", "9.0 ms, 1.80x", "-"]
+
+
+def test_the_middle_half_of_the_samples_is_between_their_quartiles() -> None:
+    assert middle_half([5, 1, 4, 2, 3]) == [2, 4]
 
 
 def test_a_picture_has_a_bar_for_each_number() -> None:
