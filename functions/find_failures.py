@@ -52,10 +52,8 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     previous = state.get("found", BEFORE_FIRST_PAGE)
     statuses = [result["status"] for result in state.get("results", [])]
     concurrency = pace.next_concurrency(previous["concurrency"], statuses)
-    tally = {
-        "redriven": previous["tally"]["redriven"] + len(statuses) - statuses.count(pace.UNCONFIRMED),
-        "failed": previous["tally"]["failed"] + sum(status in pace.TROUBLE for status in statuses),
-    }
+    redriven, failed = pace.tally(statuses)
+    tally = {"redriven": previous["tally"]["redriven"] + redriven, "failed": previous["tally"]["failed"] + failed}
     is_listed = selection.is_manual or event["selection"].get("dryRun", False)
     is_over = bool(previous["concurrency"]) and _is_over(event["startedAt"])
     size = selection.limit if is_listed else 0 if is_over else pace.page_size(concurrency)

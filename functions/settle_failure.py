@@ -44,9 +44,9 @@ class Result(NamedTuple):
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Store the result, and where the failure waits from now on, unless it is resolved.
 
-    Takes `requestId`, `attempt`, `isManual` (whether an operator asked for the redrive) and `run`: the execution
-    (`Status`, and `Output` as text if it has one), the error that prevented it (`Error`), the `reason` why there will
-    be none, or a `dismissal`, which resolves the failure.
+    Takes `requestId`, `attempt`, `lane` (in which it was redriven), `isManual` (whether an operator asked for the
+    redrive) and `run`: the execution (`Status`, and `Output` as text if it has one), the error that prevented it
+    (`Error`), the `reason` why there will be none, or a `dismissal`, which resolves the failure.
     An attempt that was not started does not count and is made again a minute later, unless an operator decided it.
     Returns `requestId`, `status` (the one stored, or `not started`, or `unconfirmed` for a failure that stays open in
     that lane), `attempts`, `lastResult`, and `report`: the error to report to operators, or None.
@@ -55,7 +55,6 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     result = _read(event["run"])
     with translate_transient_errors():
         row = ErrorLog.get(event["requestId"], consistent_read=True)
-    lane = queues.lane_of(row.queue)
     # Without the operator's decision, the next attempt would be another one.
     is_counted = result.is_started or row.is_decided(event["attempt"])
     if not is_counted:
@@ -76,7 +75,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "status": _shown(row, is_counted=is_counted),
         "attempts": row.attempts,
         "lastResult": row.lastResult,
-        "report": _report(row, lane, is_manual=event["isManual"]) if is_stored else None,
+        "report": _report(row, event["lane"], is_manual=event["isManual"]) if is_stored else None,
     }
 
 
@@ -86,11 +85,12 @@ def _shown(row: CallbackError, *, is_counted: bool) -> str:
     return pace.UNCONFIRMED if queues.lane_of(row.queue) == Lane.UNCONFIRMED else row.status
 
 
-def _report(row: CallbackError, lane: Lane | None, *, is_manual: bool) -> str | None:
+def _report(row: CallbackError, lane: str, *, is_manual: bool) -> str | None:
     """Return the error to report: the failure is given up, or refused although its callback was accepted before.
 
-    The callback workflow reports such a refusal like that of a callback which anybody can send. `lane` is the one in
-    which the failure was redriven: what anybody can cause is a kind of its own, and suppresses no other report.
+    The callback workflow reports such a refusal like that of a callback which anybody can send. What anybody can cause
+    is a kind of its own, and suppresses no other report. The item has the lane of the last failure, which may be
+    another one than that in which it was redriven.
     """
     # An operator sees the outcome of the redrive that they asked for.
     is_refused = not is_manual and queues.lane_of(row.queue) == Lane.OPERATOR and row.error in REFUSALS

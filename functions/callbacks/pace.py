@@ -27,6 +27,7 @@ HOLD_SHARE = 0.1
 
 NOT_STARTED = "not started"
 LEFT = "left for the next run"
+SKIPPED = "skipped"
 UNCONFIRMED = "unconfirmed"
 TROUBLE = ("open", NOT_STARTED, LEFT)
 
@@ -34,17 +35,25 @@ TROUBLE = ("open", NOT_STARTED, LEFT)
 def next_concurrency(current: int, statuses: Sequence[str]) -> int:
     """Return how many failures to redrive at once, given how many it were and how each of them ended.
 
-    `current` is 0 before the first page. An unconfirmed callback says nothing about the room for others.
+    `current` is 0 before the first page.
     """
     if not current:
         return min(FIRST_CONCURRENCY, MAX_CONCURRENCY)
-    count = Counter(statuses)
-    failed, total = sum(count[status] for status in TROUBLE), len(statuses) - count[UNCONFIRMED]
-    if not total:
+    redriven, failed = tally(statuses)
+    if not redriven:
         return current
-    if failed > SLOW_DOWN_SHARE * total:
+    if failed > SLOW_DOWN_SHARE * redriven:
         return max(1, current // 2)
-    return min(current * 2, MAX_CONCURRENCY) if failed <= HOLD_SHARE * total else current
+    return min(current * 2, MAX_CONCURRENCY) if failed <= HOLD_SHARE * redriven else current
+
+
+def tally(statuses: Sequence[str]) -> tuple[int, int]:
+    """Return how many failures were redriven, and how many of them failed.
+
+    An unconfirmed callback says nothing about others, nor does a failure that another run redrives.
+    """
+    count = Counter(statuses)
+    return len(statuses) - count[UNCONFIRMED] - count[SKIPPED], sum(count[status] for status in TROUBLE)
 
 
 def page_size(concurrency: int) -> int:

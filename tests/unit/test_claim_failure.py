@@ -30,6 +30,7 @@ def test_a_due_failure_is_claimed_and_returned_with_the_input_of_its_redrive(
         "plan": "redrive",
         "status": "redriven",
         "attempt": 1,
+        "lane": "healing",
         "reason": None,
         "executionName": "8f7e6d5c-redrive-1",
     }

@@ -390,7 +390,13 @@ CASES: dict[str, list[Case]] = {
     "ClaimFailure": [Case(lambda *_: {"requestId": "8f7e6d5c", "isManual": False}, READ_FAILURE)],
     "SettleFailure": [
         Case(
-            lambda *_: {"requestId": "r", "attempt": 1, "isManual": False, "run": {"Status": "TIMED_OUT"}},
+            lambda *_: {
+                "requestId": "r",
+                "attempt": 1,
+                "lane": "healing",
+                "isManual": False,
+                "run": {"Status": "TIMED_OUT"},
+            },
             READ_FAILURE,
         )
     ],

@@ -148,7 +148,7 @@ PATHS = [
     Path("claim_failure", {"requestId": "8f7e6d5c", "isManual": False}, [("GetItem", FAILURE), ("UpdateItem", {})]),
     Path(
         "settle_failure",
-        {"requestId": "8f7e6d5c", "attempt": 1, "run": {"Status": "TIMED_OUT"}},
+        {"requestId": "8f7e6d5c", "attempt": 1, "lane": "healing", "run": {"Status": "TIMED_OUT"}},
         [("GetItem", FAILURE), ("UpdateItem", {})],
     ),
     Path(

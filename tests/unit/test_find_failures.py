@@ -281,6 +281,8 @@ def test_the_pace_of_a_page_follows_from_the_results_of_the_last(task: Task, fai
         ((0, 0), [], (0, 0), False),
         ((5, 5), ["open", "resolved"], (7, 6), False),
         ((5, 4), ["open"], (6, 5), False),
+        # Another run has it.
+        ((0, 0), ["open", "open", "skipped"], (2, 2), True),
         # Anybody can cause them, so they say nothing.
         ((0, 0), ["unconfirmed", "unconfirmed"], (0, 0), False),
         ((2, 2), ["unconfirmed"], (2, 2), True),

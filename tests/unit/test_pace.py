@@ -28,8 +28,11 @@ def pace(load: Load) -> Task:
         (1, [OPEN] * 5, 1),
         # Step Functions or Lambda has no room.
         (8, [RESOLVED] * 29 + [NOT_STARTED] * 6 + [LEFT] * 5, 4),
-        # Another run has them, or they are given up: that says nothing about the room.
-        (8, [SKIPPED] * 20 + [GIVEN_UP] * 20, 16),
+        # They had room.
+        (8, [GIVEN_UP] * 40, 16),
+        # Another run has them.
+        (8, [SKIPPED] * 40, 8),
+        (8, [SKIPPED] * 36 + [OPEN] * 2 + [RESOLVED] * 2, 4),
         # Anybody can cause them.
         (8, [UNCONFIRMED] * 40, 8),
         (8, [UNCONFIRMED] * 36 + [OPEN] * 2 + [RESOLVED] * 2, 4),

@@ -44,7 +44,7 @@ TIMED_OUT = {"Status": "TIMED_OUT", "Output": None}
 
 def event(run: Json, attempt: int = 1) -> Json:
     """The input of the state."""
-    return {"requestId": "8f7e6d5c", "attempt": attempt, "isManual": False, "run": run}
+    return {"requestId": "8f7e6d5c", "attempt": attempt, "lane": "healing", "isManual": False, "run": run}
 
 
 # The outcome
@@ -384,5 +384,7 @@ def test_a_failure_that_healing_no_longer_redrives_is_reported(
     task: Task, claimed: Put, changes: Json, run: Json, is_manual: bool, report: str | None
 ) -> None:
     row = claimed(**{"lane": "healing", "queue": "BankApp#0#healing", "queuedAt": from_now(minutes=5), **changes})
-    outcome = task.handler({**event(run, row["attempts"]), "isManual": is_manual}, None)
-    assert outcome["report"] == report
+    settled = {**event(run, row["attempts"]), "lane": lane_of(row["queue"]), "isManual": is_manual}
+    assert task.handler(settled, None)["report"] == report
+    # The retry of an attempt whose answer was lost.
+    assert task.handler(settled, None)["report"] == report

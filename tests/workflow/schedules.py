@@ -400,7 +400,7 @@ class Workflows:
                 of_healing = {
                     "requestId": data["requestId"],
                     "isManual": data["isManual"],
-                    "claimed": {"claim": {"attempt": outcome.result["attempt"]}},
+                    "claimed": {"claim": {name: outcome.result[name] for name in ("attempt", "lane")}},
                 }
                 return self.deliver(task.actor, json.loads(outcome.result["input"]), **of_healing)
             case "ClaimFailure" | "SettleFailure":
