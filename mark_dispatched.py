@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 import stacks
 from stacks import StackError
 
+MAX_ID_CHARACTERS = 128
 COLUMNS = ("orderId", "paymentId")
 MARKED, KNOWN, CLAIMED = "marked", "already dispatched", "being dispatched, left alone"
 
@@ -98,8 +99,9 @@ def _read_file(path: Path) -> list[tuple[str, str]]:
 
 
 def _is_deliverable(value: str) -> bool:
-    """Return whether a callback with this id would be accepted, so that the mark can ever be found."""
-    return bool(value) and value == value.strip() and unicodedata.is_normalized("NFC", value)
+    """Return whether a callback with this id is accepted: otherwise no delivery would ever find the mark."""
+    is_text = bool(value) and value == value.strip() and value.isprintable() and "\ufffd" not in value
+    return is_text and len(value) <= MAX_ID_CHARACTERS and unicodedata.is_normalized("NFC", value)
 
 
 def _read_records(dynamodb: Any, table: str) -> Iterator[tuple[str, str]]:

@@ -53,13 +53,11 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
         _dispatch(attempt, event, context)
         dispatched_by = attempt.delivery_id
     is_duplicate = dispatched_by != callback["deliveryId"]
-    logger.info(
-        "Payment already dispatched" if is_duplicate else "Process-paid invoked",
-        orderId=callback["orderId"],
-        paymentId=callback["paymentId"],
-        deliveryId=callback["deliveryId"],
-        dispatchedBy=dispatched_by,
-    )
+    ids = {name: callback[name] for name in ("orderId", "paymentId", "deliveryId")}
+    if is_duplicate:
+        logger.info("Payment already dispatched", **ids, dispatchedBy=dispatched_by)
+    else:
+        logger.info("Process-paid invoked", **ids)
     # ConfirmDispatch does it for a duplicate, so that the answer takes as long as that to a conflict.
     is_confirmed = not is_duplicate and _confirm(event, context)
     contradiction = None if is_duplicate else _find_contradiction(attempt, context)

@@ -20,8 +20,8 @@ def check(name: str) -> Callable[[Perform], Handler]:
     """Make a Lambda handler out of a function that raises if the check named `name` fails.
 
     The handler takes the check's own event, with `mode`, and returns the verdict: `passed`, or `failed: ` and why. In
-    `enforce` it raises what the check raises, and ServiceUnavailable for AWS errors that pass. In `warn` it logs the
-    failure, which a metric counts, and returns it: a check on trial must not stop a payment.
+    `enforce` it raises what the check raises, and ServiceUnavailable for AWS errors that pass. In `warn` it returns the
+    failure: a check on trial must not stop a payment. Either mode logs it, because a metric counts it.
     Raises ConfigurationError for any other mode.
     """
 

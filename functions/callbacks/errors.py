@@ -7,8 +7,8 @@ OperatorDecides                                 a redrive cannot help: an operat
   + InvalidCallback      ValidateCallback       the message is the answer's `error`
   + InvalidSignature     VerifySignature        the message is the answer's `error`
   + PaymentConflict      InvokeProcessPaid      the message is the answer's `error`
-  + PaymentMismatch      CrossCheckPayment      retried once first, as long as an unknown order; the answer does not
-                                                say why
+  + PaymentMismatch      CrossCheckPayment      retried once, so that the answer takes as long as for an unknown
+                                                order; it does not say why
                          InquirePayment         the answer does not say why
 + OrderPaidTwice         InvokeProcessPaid      held until an operator accepts or dismisses it
 + DispatchUndecided      InvokeProcessPaid      the e-mail says how often the payment may have been dispatched,

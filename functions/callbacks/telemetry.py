@@ -7,7 +7,7 @@ from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 
 from callbacks.shown import show
 
-# What a caller chooses.
+# What a caller chooses, or may choose: an execution that is started by hand has its own request id.
 IDS = ("orderId", "paymentId", "requestId")
 
 
@@ -18,5 +18,5 @@ class _Formatter(LambdaPowertoolsFormatter):
         return super().serialize({name: show(log[name]) if name in IDS and log[name] else log[name] for name in log})
 
 
-# Lambda adds a time of its own to a line whose time has another format.
-logger = Logger(service="payment3-callback", logger_formatter=_Formatter(use_rfc3339=True))
+# Lambda adds a time of its own to a line whose time has another format. A line is found by its message.
+logger = Logger(service="payment3-callback", logger_formatter=_Formatter(use_rfc3339=True), location=None)

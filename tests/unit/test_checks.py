@@ -88,7 +88,7 @@ def test_a_failure_logs_check_mode_error_and_ids_and_nothing_else(mode: str, err
     (line,) = log()
     expected = {"message": "Check failed", "check": "CrossCheckPayment", "mode": mode, "error": name_of(error)}
     assert line.items() >= {**expected, **IDS, "level": "WARNING"}.items()
-    assert line.keys() - expected.keys() - IDS.keys() <= {"level", "location", "timestamp", "service", "xray_trace_id"}
+    assert line.keys() - expected.keys() - IDS.keys() <= {"level", "timestamp", "service", "xray_trace_id"}
     assert str(error) not in json.dumps(line)
 
 

@@ -445,8 +445,9 @@ def test_the_log_names_the_deliveries_but_not_the_user(task: Task, callback: Jso
     task.handler(event(callback), context())
     task.handler(event(callback, deliveryId=LATER), context(attempt="attempt-2"))
     first, second = log()
-    assert (first["message"], first["dispatchedBy"]) == ("Process-paid invoked", callback["deliveryId"])
+    assert (first["message"], first["deliveryId"]) == ("Process-paid invoked", callback["deliveryId"])
     assert (second["message"], second["deliveryId"]) == ("Payment already dispatched", LATER)
+    assert second["dispatchedBy"] == callback["deliveryId"]
     assert callback["userId"] not in json.dumps([first, second])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import mark_dispatched
+from callbacks import model
 from tests.unit.kit import Client, Json, Load, Table, TableOf, items
 
 
@@ -103,6 +104,13 @@ def test_an_incomplete_file_is_refused_before_anything_is_written(
     assert run("--file", write(tmp_path, text)) == 1
     assert message in capsys.readouterr().err
     assert items(ledger) == []
+
+
+def test_an_id_is_accepted_if_a_callback_with_it_is() -> None:
+    ids = ["1", "", " ", "a ", "a" * 128, "a" * 129, "a\0b", "a\ufffdb", "e\u0301", "\u00e9"]
+    problems = [model._id_problem(each) for each in ids]
+    assert set(problems) == {None, *model.ID_PROBLEMS}
+    assert [mark_dispatched._is_deliverable(each) for each in ids] == [problem is None for problem in problems]
 
 
 def test_a_stack_without_a_ledger_is_named(outputs: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,6 @@ WARNED = ["InvokeProcessPaid", "IsSettled?", "DescribeWarnings", "ReportSuspicio
 WARNED += ["WasInvoked?"]
 REPORTS = ["ReportFailure", "WriteErrorLog", "ReportToSentry", "SendErrorEmail", "IsLogged?", "IsRefused?"]
 INVALID = [*VALIDATED, *REPORTS, "ReadValidationMessage", "RespondRefused", "Respond"]
-CONFLICT = [*LOOKED_UP, "InvokeProcessPaid", "MayConflictBeTold?", *REPORTS]
+CONFLICT = [*LOOKED_UP, "InvokeProcessPaid", "MayConflictBeRevealed?", *REPORTS]
 CONFLICT += ["ReadConflictMessage", "RespondRefused", "Respond"]
 FAILED = [*REPORTS, "RespondFailure", "Respond"]

@@ -124,7 +124,7 @@ def test_in_warn_an_unsigned_conflict_passes_the_states_of_an_unsigned_duplicate
     conflict = workflow.run(delivery(key=None) | {"requestId": "request-3", "body": altered})
 
     assert duplicate.states == [*first.states[:-1], "ConfirmDispatch", "RespondDispatched"]
-    assert [state for state in conflict.states if state not in {"MayConflictBeTold?", "AnswerLikeDuplicate"}] == [
+    assert [state for state in conflict.states if state not in {"MayConflictBeRevealed?", "AnswerLikeDuplicate"}] == [
         *first.states[:-1],
         *("ReportConflictApart", "RespondDispatched"),
     ]

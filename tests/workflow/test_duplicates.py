@@ -46,7 +46,7 @@ def test_an_unsigned_conflict_is_told_to_operators_and_answered_like_a_duplicate
     assert execution.answer[1]["duplicate"] is True
     assert execution.waits == []
     assert execution.states[len(LOOKED_UP) :] == [
-        *("InvokeProcessPaid", "MayConflictBeTold?", "AnswerLikeDuplicate"),
+        *("InvokeProcessPaid", "MayConflictBeRevealed?", "AnswerLikeDuplicate"),
         *("IsSettled?", "ReportConflictApart", "RespondDispatched"),
     ]
     assert (len(workflow.records), len(workflow.dispatched)) == (3, 1)

@@ -53,9 +53,9 @@ def test_a_paid_callback_makes_few_events_because_each_is_billed(workflow: Workf
     workflow.run(PAID)
     events = history()
     decisions = (ROOT / "docs/decisions.md").read_text()
-    (count, kilobytes), *_ = re.findall(r"That leaves (\d+) events, ([\d.]+) KB without data", decisions)
+    (count, kilobytes), *_ = re.findall(r"That leaves (\d+) events, ([\d.]+) kB without data", decisions)
     logged = billed_bytes(history_lines(events, has_data=False))
-    assert (str(len(events)), f"{logged / 1024:.1f}") == (count, kilobytes)
+    assert (str(len(events)), f"{logged / 1000:.1f}") == (count, kilobytes)
 
 
 JSON = json.dumps({f"member {number}": number for number in range(1000)})
