@@ -31,6 +31,8 @@ def resolved(node: Any, names: Mapping[str, Any], conditions: Mapping[str, Any] 
                 return resolve(one) == resolve(other)
             case {"Fn::Not": [condition]}:
                 return not resolve(condition)
+            case {"Fn::Or": each}:
+                return any(resolve(condition) for condition in each)
             case {"Fn::Join": [separator, parts]}:
                 return separator.join(resolve(parts))
             case {"Fn::Select": [index, parts]}:

@@ -119,6 +119,11 @@ def test_the_machines_name_only_our_error_classes_and_those_of_aws() -> None:
         for error in policy["ErrorEquals"]
     }
     named |= set(re.findall(r"""\.Error', 'StringEquals': '(\w+)'""", str(ALL_STATES)))
+    # Nothing raises what stands there if there is no time to retry.
+    substituted = RESOURCES["BankAppCallback"]["Properties"]["DefinitionSubstitutions"]["RetriedEarly"]
+    assert substituted == {"Fn::If": ["HasTimeForRetries", "Lambda.TooManyRequestsException", "NoTimeForRetries"]}
+    named.remove("${RetriedEarly}")
+    assert "NoTimeForRetries" not in ours
     assert {error for error in named if "." not in error} == ours - UNNAMED_ERRORS
     assert all(error.startswith(("States.", "Lambda.", "Sandbox.", "Runtime.")) for error in named if "." in error)
 

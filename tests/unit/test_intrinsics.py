@@ -48,6 +48,8 @@ def chosen(condition: str, yes: Any = "yes", no: Any = "no") -> dict[str, Any]:
         ({"Fn::Equals": ["a", "a"]}, True),
         ({"Fn::Equals": [{"Ref": "Branch"}, "prod"]}, False),
         ({"Fn::Not": [{"Fn::Equals": ["a", "a"]}]}, False),
+        ({"Fn::Or": [{"Fn::Equals": ["a", "b"]}, {"Fn::Equals": ["a", "a"]}]}, True),
+        ({"Fn::Or": [{"Fn::Equals": ["a", "b"]}, {"Fn::Equals": ["a", "c"]}]}, False),
         ({"Fn::Join": ["-", ["a", {"Ref": "Branch"}]]}, "a-test"),
         ({"Fn::Join": [",", {"Ref": "Ips"}]}, "203.0.113.0/24,198.51.100.7/32"),
         ({"Fn::Select": [1, {"Ref": "Ips"}]}, "198.51.100.7/32"),

@@ -1,10 +1,9 @@
 """The longest path of each execution, retries included, fits into the time that it has."""
 
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import cache
-from itertools import count, islice
+from itertools import combinations, count, islice
 from math import ceil
 from typing import Any
 
@@ -12,17 +11,25 @@ import pytest
 
 from callbacks.queues import SHARDS
 from callbacks.selection import MAX_FAILURES
-from tests.sources import COLD_START_SECONDS, DEFINITIONS, FUNCTIONS, STATES, TEMPLATE, timeout_of
+from tests.sources import CHECKS, COLD_START_SECONDS, FUNCTIONS, TEMPLATE, all_states, timeout_of
+from tests.workflow import engine
 from tests.workflow.account import Workflow
 
 API_GATEWAY_SECONDS = 29
 EXPRESS_SECONDS = 300
-CALLBACK_FUNCTIONS = [name for name in FUNCTIONS if name in STATES["callback"]]
 TRANSITIONS_SECONDS = 1
 THROTTLED = "Lambda.TooManyRequestsException"
+# What the template puts there instead, if there is no time to retry.
+NEVER_RAISED = "NoTimeForRetries"
 
 Machine = dict[str, Any]
 State = dict[str, Any]
+
+# With all retries.
+CALLBACK, HEALING = engine.CALLBACK.definition, engine.HEALING.definition
+STATES: dict[str, dict[str, State]] = {"callback": all_states(CALLBACK), "healing": all_states(HEALING)}
+CALLBACK_FUNCTIONS = [name for name in FUNCTIONS if name in STATES["callback"]]
+COMBINATIONS = [checks for number in range(len(CHECKS) + 1) for checks in combinations(CHECKS, number)]
 
 
 def longest_seconds(machine: Machine, rounds: int = 1) -> float:
@@ -62,8 +69,9 @@ def _state_seconds(name: str, state: State, rounds: int) -> float:
 
 
 def _with_retries(state: State, attempt_seconds: float) -> float:
-    waits = [wait for retrier in state.get("Retry", []) for wait in _waits(retrier)]
-    slow = [wait for retrier in state.get("Retry", []) if not _is_of_throttle(retrier) for wait in _waits(retrier)]
+    used = [retrier for retrier in state.get("Retry", []) if retrier.get("ErrorEquals") != [NEVER_RAISED]]
+    waits = [wait for retrier in used for wait in _waits(retrier)]
+    slow = [wait for retrier in used if not _is_of_throttle(retrier) for wait in _waits(retrier)]
     return attempt_seconds * (1 + len(slow)) + sum(waits)
 
 
@@ -116,6 +124,7 @@ RETRY_IF_THROTTLED = RETRY | {"ErrorEquals": [THROTTLED], "MaxAttempts": 1}
         # Retriers add up: 4 retries.
         (machine(A=task(2, Retry=[RETRY, RETRY], End=True)), 14),
         (machine(A=task(2, Retry=[{**RETRY, "MaxAttempts": 0}], End=True)), 2),
+        (machine(A=task(2, Retry=[{**RETRY, "ErrorEquals": [NEVER_RAISED]}], End=True)), 2),
         # A throttled attempt takes no time.
         (machine(A=task(2, Retry=[RETRY_IF_THROTTLED], End=True)), 3),
         # A task may fail at its timeout, and then take the longer way.
@@ -177,26 +186,41 @@ def test_a_machine_without_an_upper_bound_is_rejected(example: Machine) -> None:
         longest_seconds(example)
 
 
-def test_the_slowest_callback_ends_before_api_gateway_gives_up() -> None:
-    assert longest_seconds(DEFINITIONS["callback"]) + TRANSITIONS_SECONDS < API_GATEWAY_SECONDS
+def with_checks(checks: Iterable[str]) -> Machine:
+    """Return the callback workflow with these checks on; no path leads through the others."""
+    modes = {parameter: "enforce" if check in checks else "off" for check, parameter in CHECKS.items()}
+    callback = engine.machine("callback", **modes).definition
+    for check in CHECKS.keys() - set(checks):
+        callback["States"][check] = {"Type": "Pass", "Next": callback["States"][check]["Next"]}
+    return callback
 
 
-RETRIED = [
-    name
-    for name, state in STATES["callback"].items()
-    if any(THROTTLED in retrier["ErrorEquals"] for retrier in state.get("Retry", []))
-]
+def is_retried(state: State) -> bool:
+    """Return whether a throttled function is retried."""
+    return any(THROTTLED in retrier["ErrorEquals"] for retrier in state.get("Retry", []))
 
 
-@pytest.mark.parametrize("name", [name for name in CALLBACK_FUNCTIONS if name not in RETRIED])
+@pytest.mark.parametrize("checks", COMBINATIONS, ids="+".join)
+def test_the_slowest_callback_ends_before_api_gateway_gives_up(checks: tuple[str, ...]) -> None:
+    assert longest_seconds(with_checks(checks)) + TRANSITIONS_SECONDS < API_GATEWAY_SECONDS
+
+
+def is_reached_with_another_retry(name: str, checks: tuple[str, ...]) -> bool:
+    """Return whether the slowest path reaches API Gateway's limit if a throttled function is retried as well."""
+    callback = with_checks(checks)
+    all_states(callback)[name]["Retry"] = [RETRY_IF_THROTTLED]
+    return longest_seconds(callback) + TRANSITIONS_SECONDS >= API_GATEWAY_SECONDS
+
+
+@pytest.mark.parametrize("name", CALLBACK_FUNCTIONS)
 def test_a_throttled_function_is_retried_unless_that_takes_too_long(name: str) -> None:
-    callback = deepcopy(DEFINITIONS["callback"])
-    states = callback["States"] | callback["States"]["ReportFailure"]["Branches"][0]["States"]
-    states[name]["Retry"] = [RETRY_IF_THROTTLED]
-    assert longest_seconds(callback) + TRANSITIONS_SECONDS >= API_GATEWAY_SECONDS
+    running = [checks for checks in COMBINATIONS if name not in CHECKS or name in checks]
+    unretried = [checks for checks in running if not is_retried(all_states(with_checks(checks))[name])]
+    takes_too_long = [is_reached_with_another_retry(name, checks) for checks in unretried]
+    # A function is retried never, always, or unless certain checks are on.
+    assert any(takes_too_long) if unretried == running else all(takes_too_long)
 
 
-HEALING = DEFINITIONS["healing"]
 # The loop is cut: one page.
 ONE_PAGE = HEALING | {
     "States": HEALING["States"] | {"IsManual?": {"Type": "Choice", "Choices": [], "Default": "Healed"}}
@@ -224,7 +248,8 @@ def test_the_slowest_page_of_an_operator_ends_before_its_timeout(workflow: Workf
 
 def test_a_redrive_has_as_much_time_as_a_callback_can_take() -> None:
     run = STATES["healing"]["RunCallback"]
-    assert longest_seconds(DEFINITIONS["callback"]) + TRANSITIONS_SECONDS < run["TimeoutSeconds"]
+    # Its verdicts may switch all checks on, whatever the modes are now.
+    assert longest_seconds(CALLBACK) + TRANSITIONS_SECONDS < run["TimeoutSeconds"]
 
 
 def test_a_redrive_ends_before_its_claim_and_its_express_execution_do(workflow: Workflow) -> None:

@@ -396,7 +396,10 @@ THROTTLED = lambda_error("TooManyRequestsException", 429)
     [
         *(pytest.param("InvokeProcessPaid", lambda_error(code), id=code) for code in LAMBDA_ERRORS),
         pytest.param("InvokeProcessPaid", PROCESS_DIED, id="out of memory"),
-        *(pytest.param(state, THROTTLED, id=f"{state}: throttled") for state in ("ReportToSentry", "SendErrorEmail")),
+        *(
+            pytest.param(state, THROTTLED, id=f"{state}: throttled")
+            for state in ("ValidateCallback", "SaveCallbackRecord", "ReportToSentry", "SendErrorEmail")
+        ),
     ],
 )
 def test_an_invocation_that_fails_once_is_repeated(workflow: Workflow, state: str, fault: Fault) -> None:
