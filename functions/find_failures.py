@@ -13,7 +13,7 @@ from callbacks.deadline import Context
 from callbacks.errors import InvalidSelection, Refusal
 from callbacks.queues import Lane
 from callbacks.selection import Selection
-from callbacks.tables import CallbackError, Status, bind, longest_call, read_while
+from callbacks.tables import CallbackError, Status, bind, find, longest_call, read_while
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
@@ -67,22 +67,21 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
             rows, following = _read_page(event["channel"], selection, has_time)
         else:
             rows = _due(event["channel"], size, has_time) if size else []
-    failures: dict[str, Json] = {
-        row.requestId: _summary(row) if is_listed else {"requestId": row.requestId} for row in rows
-    }
     # The index may not have the collected ones yet, and in a dry run they are not in the error log. Those for which the
     # page has no room are due, like any failure.
+    listed = {row.requestId for row in rows}
     collected = state.get("collected", {}).get("requestIds", [])
-    unlisted = [request_id for request_id in collected if request_id not in failures]
-    room = len(unlisted) if is_listed else max(0, size - len(failures))
-    failures |= {request_id: {"requestId": request_id} for request_id in unlisted[:room]}
+    unlisted = [request_id for request_id in collected if request_id not in listed]
+    room = len(unlisted) if is_listed else max(0, size - len(listed))
+    failures = [_summary(row) if is_listed else {"requestId": row.requestId} for row in rows]
+    failures += [{"requestId": request_id} for request_id in unlisted[:room]]
     if selection.decision:
         causes = {row.requestId: row.cause for row in rows}
-        failures = {request_id: failures[request_id] | {"cause": causes.get(request_id)} for request_id in failures}
+        failures = [{**failure, "cause": causes.get(failure["requestId"])} for failure in failures]
     if not failures and not is_listed:
         logger.info("Healing run ended", **tally)
     return {
-        "failures": list(failures.values()),
+        "failures": failures,
         "isManual": selection.is_manual,
         "decision": selection.decision,
         # For an operator, redrive.py continues from `next` in another execution.
@@ -124,13 +123,11 @@ def _pick(channel: str, lane: Lane, number: int, has_time: HasTime, *, is_newest
 def _read_page(channel: str, selection: Selection, has_time: HasTime) -> tuple[list[Row], Any]:
     """Return the failures that an operator asked for, due or not, and where the next page starts."""
     if selection.request_id:
-        try:
-            row = ErrorLog.get(selection.request_id, consistent_read=True)
-        except ErrorLog.DoesNotExist:
-            return [], None
+        row = find(ErrorLog, selection.request_id)
         # A decision may concern a payment that counts as dispatched.
-        is_left_alone = row.status == Status.RESOLVED and selection.decision is None
-        return ([] if is_left_alone else [row]), None
+        if row is None or (row.status == Status.RESOLVED and selection.decision is None):
+            return [], None
+        return [row], None
     if selection.order_id:
         is_unresolved = CallbackError.status != Status.RESOLVED
         page = {"limit": selection.limit, "last_evaluated_key": selection.after}

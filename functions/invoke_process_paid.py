@@ -17,7 +17,7 @@ from callbacks.errors import (
     PaymentConflict,
 )
 from callbacks.shown import show
-from callbacks.tables import CallbackRecord, bind, longest_call, try_update
+from callbacks.tables import CallbackRecord, bind, find, longest_call, try_update
 from callbacks.telemetry import logger
 from callbacks.transient import translate_transient_errors
 
@@ -188,8 +188,7 @@ def _is_recorded(event: dict[str, Any], context: Context, delivery_id: str) -> b
     records = bind(CallbackRecord, event["table"])
     # If it does, the ledger is told.
     deadline.require(context, longest_call(records) + longest_call(ledger.Payments))
-    try:
-        record = records.get(event["callback"]["orderId"], delivery_id, consistent_read=True)
-    except records.DoesNotExist:
-        raise DispatchUndecided(RECORD_GONE) from None
+    record = find(records, event["callback"]["orderId"], delivery_id)
+    if record is None:
+        raise DispatchUndecided(RECORD_GONE)
     return record.dispatchedBy is not None

@@ -14,7 +14,7 @@ from callbacks import clients, config, error_log, ledger, model, redrives, times
 from callbacks.errors import DispatchInProgress
 from callbacks.failure import Failure
 from callbacks.queues import Lane
-from callbacks.tables import CallbackError, CallbackRecord, Status, bind, try_update, try_write
+from callbacks.tables import CallbackError, CallbackRecord, Status, bind, find, try_update, try_write
 from callbacks.telemetry import logger
 
 CHANNEL = config.required("CHANNEL")
@@ -86,7 +86,7 @@ def _open(failure: Failure) -> CallbackError:
     Raises DispatchInProgress while the delivery is being redriven: the redrive would overwrite the status.
     """
     item: CallbackError = ErrorLog(failure.request_id)
-    row = _row(failure.request_id)
+    row = find(ErrorLog, failure.request_id)
     is_unchanged = (
         CallbackError.requestId.does_not_exist()
         if row is None
@@ -105,21 +105,13 @@ def _open_after_redrive(failure: Failure, attempts: float) -> None:
 
     The higher number of attempts keeps that redrive from settling the failure.
     """
-    row = _row(failure.request_id)
+    row = find(ErrorLog, failure.request_id)
     if row is not None and row.attempts != attempts:
         next_attempts = row.attempts + 1
         opening = error_log.opening(failure, redrives.due_after(next_attempts, times.now()), next_attempts)
         actions = [*opening, CallbackError.expiration.remove()]
         # A later redrive finds the payment reopened.
         try_update(row, actions, CallbackError.attempts == row.attempts)
-
-
-def _row(request_id: str) -> CallbackError | None:
-    try:
-        row: CallbackError = ErrorLog.get(request_id, consistent_read=True)
-    except ErrorLog.DoesNotExist:
-        return None
-    return row
 
 
 def _changes(row: CallbackError | None, failure: Failure) -> list[Action]:

@@ -40,7 +40,7 @@ from pynamodb.expressions.update import Action as UpdateAction
 from callbacks import config, model, times
 from callbacks.decisions import Action
 from callbacks.errors import DispatchInProgress, DispatchUncertain, DispatchUndecided, PaymentConflict
-from callbacks.tables import Payment, bind, longest_call, try_update
+from callbacks.tables import Payment, bind, find, longest_call, try_update
 
 # A claim outlives the function that holds it, even if two functions' clocks differ by this much.
 CLOCK_SKEW = timedelta(milliseconds=500)
@@ -332,8 +332,4 @@ def _undecided(payment: Payment) -> DispatchUndecided:
 
 
 def _read(attempt: Attempt) -> Payment | None:
-    try:
-        payment: Payment = Payments.get(*attempt.key, consistent_read=True)
-    except Payments.DoesNotExist:
-        return None
-    return payment
+    return find(Payments, *attempt.key)

@@ -252,6 +252,15 @@ class Suppressed(Alert):
     sentToSentry = NumberAttribute(default=0)
 
 
+def find[M: Model](model: type[M], hash_key: str, range_key: str | None = None) -> M | None:
+    """Return the item of a bound model as it is now, or None."""
+    try:
+        item: M = model.get(hash_key, range_key, consistent_read=True)
+    except model.DoesNotExist:
+        return None
+    return item
+
+
 def try_write(write: Callable[[], object]) -> bool:
     """Make a conditional write; return False if its condition was not met."""
     try:
