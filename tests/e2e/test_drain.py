@@ -52,7 +52,11 @@ def test_the_failures_of_an_outage_are_drained(local: Local, make_body: MakeBody
     machine = local.stack.outputs["HealingStateMachineArn"]
     started = time.monotonic()
     paces: list[int] = []
-    while any(error["status"] != "resolved" for error in local.server.views.errors()):
+    while any(
+        error["status"] != "resolved"
+        for error in local.server.views.errors()
+        if str(error.get("orderId")).startswith(order_id)
+    ):
         run = stepfunctions.start_execution(stateMachineArn=machine, input="{}")["executionArn"]
         while (execution := stepfunctions.describe_execution(executionArn=run))["status"] == "RUNNING":
             time.sleep(0.2)

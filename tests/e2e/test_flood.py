@@ -141,10 +141,12 @@ def test_genuine_callbacks_are_paid_once_and_in_time_on_a_day_of_abuse(
 
     kinds = {REFUSED, UNKNOWN, MISMATCH, CONFLICT}
     assert set(failures.values()) == kinds
+    # A conflict is answered like a duplicate, whose failed check is reported.
+    reported = sorted({*kinds, "CheckWarning"})
     mails = flooded.server.views.mails()
-    assert sorted(mail["Subject"] for mail in mails) == [f"[local] BankApp callback: {kind}" for kind in sorted(kinds)]
+    assert sorted(mail["Subject"] for mail in mails) == [f"[local] BankApp callback: {kind}" for kind in reported]
     events = flooded.server.views.sentry()
-    assert len(kinds) <= len(events) <= CONCURRENCY * len(kinds)
+    assert len(reported) <= len(events) <= CONCURRENCY * len(reported)
     told = [mail["BodyText"] + mail["BodyHtml"] for mail in mails] + [str(event) for event in events]
     assert not [text for text in told if LINK in text or "pay now" in text]
-    assert show(LETTER) in mails[0]["BodyText"]
+    assert any(show(LETTER) in mail["BodyText"] for mail in mails)

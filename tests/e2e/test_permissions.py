@@ -224,7 +224,7 @@ def find(task: Task) -> str:
 
 
 def find_selected(task: Task, **selection: Any) -> str:
-    return task.run(**CHANNEL, selection=selection, run={}, startedAt=RECEIVED_AT)
+    return task.run(**CHANNEL, selection=selection, state={}, startedAt=RECEIVED_AT)
 
 
 def find_one(task: Task) -> str:
@@ -239,7 +239,7 @@ def claim(task: Task) -> str:
 
 def settle(task: Task) -> str:
     put_failure(task)
-    return task.run(requestId=task.id, attempt=0, isManual=True, run={"Status": "FAILED"})
+    return task.run(requestId=task.id, attempt=0, lane="healing", isManual=True, run={"Status": "FAILED"})
 
 
 def verify(task: Task) -> str:
