@@ -29,7 +29,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Takes `requestId`, `isManual` (an operator may claim a failure that is not due or was given up) and `decision` (the
     operator's, or None; with it they may claim a resolved failure as well, and it is kept on the failure).
     Returns `plan` (`redrive`, `give up`, `dismiss` or `skip`) and `status`, or why it is not redriven; unless the plan
-    is `skip`, also `attempt` (how many redrives there are with this one, if it is one), `lane`, `reason` (not to
+    is `skip`, also `attempt` (the number of this redrive, or of the latest if this is none), `lane`, `reason` (not to
     redrive, or None), `input` (the callback workflow's input, as text) and `executionName`.
     Raises ServiceUnavailable.
     """
