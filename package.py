@@ -75,7 +75,7 @@ def build(directory: Path, sam: Sam) -> None:
     folder = directory / functions[0]
     remove_unused(folder)
     add_bytecode(folder)
-    _zip(folder, directory / ZIP)
+    write_zip(folder, directory / ZIP)
     shutil.rmtree(folder)
     built = yaml_parse((directory / "template.yaml").read_text())
     for name in functions:
@@ -170,7 +170,8 @@ def _without_documentation(part: Any) -> Any:
     return [_without_documentation(member) for member in part] if isinstance(part, list) else part
 
 
-def _zip(folder: Path, file: Path) -> None:
+def write_zip(folder: Path, file: Path) -> None:
+    """Write a folder's files into a zip that is the same whenever they are."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(str(path.relative_to(folder)), LONG_AGO)

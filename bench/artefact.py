@@ -1,24 +1,25 @@
-"""The folders that are measured: both designs with their libraries and their bytecode, as they are deployed."""
+"""The folders that are measured: both designs with their libraries and their bytecode.
 
-import compileall
+Ours is as it is deployed. The one Lambda is better than it was: a zip with bytecode instead of a Docker image.
+"""
+
 import hashlib
-import io
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from py_compile import PycInvalidationMode
 
 import package
 from local.stack import ROOT
 
 WORK = ROOT / ".aws-sam/bench"
 BASELINE = ROOT / "bench/baseline"
-MEBIBYTE = 1024 * 1024
+MEGABYTE = 1_000_000
 
 
 def build_ours() -> Path:
@@ -35,22 +36,30 @@ def build_runtime_client() -> Path:
     return _build("runtime-client", ROOT / "bench", "requirements.txt")
 
 
-def code_of(artefact: Path, function: str) -> Path:
-    """Return a function's folder: its own, as `sam build` makes it, or the one of all functions."""
-    own = artefact / function
-    return own if own.is_dir() else artefact
+def unpack(build: Path) -> Path:
+    """Return a folder with the content of the functions' zip, which `make build` leaves in the folder `build`."""
+    file = build / package.ZIP
+
+    def make(folder: Path) -> None:
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(folder)
+
+    return _make("unpacked", hashlib.sha256(file.read_bytes()).hexdigest(), make)
 
 
 @cache
+def zip_of(code: Path) -> bytes:
+    """Return a folder as the zip that is deployed."""
+    with tempfile.TemporaryDirectory(prefix="payment3-bench-") as folder:
+        file = Path(folder, package.ZIP)
+        package.write_zip(code, file)
+        return file.read_bytes()
+
+
 def size_of(code: Path) -> dict[str, float]:
-    """Return the mebibytes of a folder, unpacked and as a zip."""
-    files = [file for file in code.rglob("*") if file.is_file()]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in files:
-            archive.write(file, file.relative_to(code))
-    unpacked = sum(file.stat().st_size for file in files)
-    return {"unpacked": unpacked / MEBIBYTE, "zip": buffer.tell() / MEBIBYTE}
+    """Return the megabytes of a folder, unpacked and as a zip."""
+    unpacked = sum(file.stat().st_size for file in code.rglob("*") if file.is_file())
+    return {"unpacked": unpacked / MEGABYTE, "zip": len(zip_of(code)) / MEGABYTE}
 
 
 def _build(name: str, source: Path, *only: str) -> Path:
@@ -58,30 +67,41 @@ def _build(name: str, source: Path, *only: str) -> Path:
     sources = [source / file for file in only] or sorted(
         path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"
     )
-    digest = hashlib.sha256((ROOT / "package.py").read_bytes())
+    digest = hashlib.sha256()
+    for builder in (Path(package.__file__), Path(__file__)):
+        digest.update(builder.read_bytes())
     for file in sources:
         digest.update(f"{file.relative_to(source)}\0".encode() + file.read_bytes())
-    built = WORK / f"{name}-{digest.hexdigest()[:12]}"
-    if built.exists():
-        return built
+
+    def make(folder: Path) -> None:
+        for file in sources:
+            target = folder / file.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(file, target)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        run = subprocess.run(
+            [*pip, "--target", folder, "-r", source / "requirements.txt"], capture_output=True, text=True, check=False
+        )
+        if run.returncode:
+            raise RuntimeError(f"pip failed:\n{run.stderr}")
+        if source == ROOT / "functions":
+            package.remove_unused(folder)
+        package.add_bytecode(folder)
+
+    return _make(name, digest.hexdigest(), make)
+
+
+def _make(name: str, digest: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder of this name and digest, and make it if it does not exist; others of the name are removed."""
+    made = WORK / f"{name}-{digest[:12]}"
+    if made.exists():
+        return made
     for old in WORK.glob(f"{name}-*"):
         shutil.rmtree(old, ignore_errors=True)
     WORK.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix="building-", dir=WORK))
-    for file in sources:
-        target = building / file.relative_to(source)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(file, target)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    run = subprocess.run(
-        [*pip, "--target", building, "-r", source / "requirements.txt"], capture_output=True, text=True, check=False
-    )
-    if run.returncode:
-        raise RuntimeError(f"pip failed:\n{run.stderr}")
-    if source == ROOT / "functions":
-        package.remove_unused(building)
-    compileall.compile_dir(building, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    making = Path(tempfile.mkdtemp(prefix="building-", dir=WORK))
+    make(making)
     # Another bench may have been faster.
     with suppress(OSError):
-        building.rename(built)
-    return built
+        making.rename(made)
+    return made

@@ -16,6 +16,8 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, Self
 
+from package import LAMBDA_DIR
+
 PREFIX = "/2018-06-01/runtime/"
 WAIT_SECONDS = 60
 # Lambda's interpreter has nothing of our .venv.
@@ -114,7 +116,8 @@ class Container:
         self._await_question()
         with self._log.open("rb") as log:
             log.seek(logged)
-            text = log.read().decode()
+            # A stack trace names the files as Lambda would.
+            text = log.read().decode().replace(str(self._code), LAMBDA_DIR)
         return Invocation(self._cpu_ms() - before, wall * 1000, json.loads(answer), is_error, text)
 
     def _await_question(self) -> None:
