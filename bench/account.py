@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 from uuid import uuid4
 
 import boto3
-import botocore
+import certifi
 from botocore.awsrequest import AWSPreparedRequest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -28,16 +28,18 @@ from cryptography.x509.oid import NameOID
 from moto import mock_aws
 from moto.core.models import botocore_stubber
 
+from bench.paths import CONSISTENT
 from tests.sources import TABLES, table
 from tests.workflow import engine
 from tests.workflow.engine import REGION
 
+SENTRY_EVENT = "Sentry event"
 REFUSAL = {"__type": "com.amazon.coral.service#AccessDeniedException", "message": "The bench refuses it"}
 
 
 @dataclass
 class Account:
-    """The account: `calls` counts what was called, by service and operation, until `take_calls`.
+    """The account: `calls` counts what was called, by service and operation, and Sentry's events, until `take_calls`.
 
     With `refuses_records` the record table refuses each write, as if the permission were missing.
     """
@@ -52,12 +54,13 @@ class Account:
 
 
 def kind_of(path: str, headers: Message, body: bytes) -> str:
-    """Return the service and operation of a request, such as `dynamodb PutItem`."""
+    """Return the service and operation of a request to AWS, such as `dynamodb PutItem`."""
     if path.endswith("/invocations"):
         return f"lambda Invoke ({headers.get('X-Amz-Invocation-Type', 'RequestResponse')})"
     if target := headers.get("X-Amz-Target"):
         service, _, operation = target.partition(".")
-        return f"{service.partition('_')[0].removeprefix('Amazon').lower()} {operation}"
+        suffix = CONSISTENT if json.loads(body).get("ConsistentRead") else ""
+        return f"{service.partition('_')[0].removeprefix('Amazon').lower()} {operation}{suffix}"
     return f"ses {parse_qs(body.decode()).get('Action', ['?'])[0]}"
 
 
@@ -71,7 +74,7 @@ def serving_account() -> Iterator[Account]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         aws_port = exits.enter_context(_serving(_aws_handler(account), context))
-        sentry_port = exits.enter_context(_serving(KeepAliveHandler))
+        sentry_port = exits.enter_context(_serving(_sentry_handler(account)))
         account.environment = {
             "AWS_ENDPOINT_URL": f"https://127.0.0.1:{aws_port}",
             "AWS_CA_BUNDLE": str(bundle),
@@ -86,7 +89,7 @@ def serving_account() -> Iterator[Account]:
 
 
 class KeepAliveHandler(BaseHTTPRequestHandler):
-    """Keeps connections open, as AWS does; accepts what is sent, as Sentry does."""
+    """Keeps connections open, as AWS and Sentry do."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -102,8 +105,8 @@ class KeepAliveHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def answer(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:  # noqa: ARG002
-        return 200, {"Content-Type": "application/json"}, b"{}"
+    def answer(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        raise NotImplementedError
 
     def log_message(self, *_: object) -> None:
         pass
@@ -127,6 +130,15 @@ def _aws_handler(account: Account) -> type[KeepAliveHandler]:
             return status, headers, text.encode() if isinstance(text, str) else text
 
     return Aws
+
+
+def _sentry_handler(account: Account) -> type[KeepAliveHandler]:
+    class Sentry(KeepAliveHandler):
+        def answer(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:  # noqa: ARG002
+            account.calls[SENTRY_EVENT] += 1
+            return 200, {"Content-Type": "application/json"}, b"{}"
+
+    return Sentry
 
 
 def _writes_record(kind: str, body: bytes) -> bool:
@@ -181,9 +193,9 @@ def _client(service: str) -> Any:
 
 
 def _make_certificate(folder: Path) -> tuple[Path, Path, Path]:
-    """Write a certificate of 127.0.0.1, its key, and a bundle of it with botocore's own certificates.
+    """Write a certificate of 127.0.0.1, its key, and a bundle of it with certifi's certificates.
 
-    A client on AWS loads botocore's bundle, which takes more CPU than a single certificate.
+    On AWS botocore loads certifi's bundle in both designs, which takes more CPU than a single certificate.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
@@ -206,5 +218,5 @@ def _make_certificate(folder: Path) -> tuple[Path, Path, Path]:
     files[1].write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    files[2].write_bytes(own + (Path(botocore.__file__).parent / "cacert.pem").read_bytes())
+    files[2].write_bytes(own + Path(certifi.where()).read_bytes())
     return files

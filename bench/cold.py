@@ -6,16 +6,14 @@ from typing import Any
 
 from bench import artefact
 from bench.designs import Bench, is_expected
-from bench.paths import BASELINE, BASELINE_FUNCTION, OURS, SMALL
+from bench.paths import BASELINE, BASELINE_FUNCTION, IDLE, OURS, PATHS, designs_of
 from bench.runtime import Invocation
 from bench.spread import middle_half
 from tests.sources import FUNCTIONS
 from tests.template.test_names import slowness
 
-PATHS = ("paid", "declined", "refused", "failing")
+MEASURED = ("paid", "declined", "refused", "failing", IDLE)
 SAMPLES = 5
-# Of the functions that are on none of the paths.
-OTHER_SAMPLES = 3
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -27,10 +25,10 @@ def measure(bench: Bench) -> dict[str, Any]:
     for sample in range(SAMPLES):
         slownesses.append(slowness())
         number = 1_000 * (sample + 1)
-        for position, path in enumerate(PATHS):
-            for design in (OURS, BASELINE):
+        for position, path in enumerate(MEASURED):
+            for design in designs_of(path):
                 bench.prepare(design, path, number + position)
-                steps = bench.steps(design, path, SMALL, number + position)
+                steps = bench.steps(design, path, PATHS[path][0], number + position)
                 starts = [(function, *_start(bench, design, function, payload)) for function, payload in steps]
                 for function, init_cpu_ms, invocation in starts:
                     inits[design, function].append(init_cpu_ms)
@@ -38,31 +36,27 @@ def measure(bench: Bench) -> dict[str, Any]:
                         calls[design, path, function].append(invocation.cpu_ms)
                 if all(is_expected(path, function, invocation) for function, _, invocation in starts):
                     sums[path, design].append(sum(init + invocation.cpu_ms for _, init, invocation in starts))
-    for function in FUNCTIONS:
-        for _ in range(OTHER_SAMPLES if (OURS, function) not in inits else 0):
-            with bench.container(OURS, function) as container:
-                inits[OURS, function].append(container.init_cpu_ms)
+        # Between the samples of the paths: a machine that is busy for a while slows all of them.
+        for function in FUNCTIONS:
+            if len(inits[OURS, function]) <= sample:
+                with bench.container(OURS, function) as container:
+                    inits[OURS, function].append(container.init_cpu_ms)
 
-    init = {key: median(values) for key, values in inits.items()}
-    call = {key: median(values) for key, values in calls.items()}
+    def times_of(design: str, function: str) -> dict[str, Any]:
+        values = inits[design, function]
+        first_calls = {path: calls[design, path, function] for path in MEASURED}
+        return {
+            "init_cpu_ms": median(values),
+            "init_quartiles": middle_half(values),
+            "first_call_cpu_ms": {path: median(found) for path, found in first_calls.items() if found},
+        }
 
     return {
-        "functions": {
-            name: {
-                "init_cpu_ms": init[OURS, name],
-                "first_call_cpu_ms": {path: call[OURS, path, name] for path in PATHS if (OURS, path, name) in call},
-                "mebibytes": artefact.size_of(artefact.code_of(bench.ours, name)),
-            }
-            for name in FUNCTIONS
-        },
-        "baseline": {
-            "init_cpu_ms": init[BASELINE, BASELINE_FUNCTION],
-            "first_call_cpu_ms": {path: call[BASELINE, path, BASELINE_FUNCTION] for path in PATHS},
-            "mebibytes": artefact.size_of(bench.baseline),
-        },
-        "paths": {path: {design: median(sums[path, design]) for design in (OURS, BASELINE)} for path in PATHS},
+        "functions": {name: times_of(OURS, name) | {"megabytes": artefact.size_of(bench.ours)} for name in FUNCTIONS},
+        "baseline": times_of(BASELINE, BASELINE_FUNCTION) | {"megabytes": artefact.size_of(bench.baseline)},
+        "paths": {path: {design: median(sums[path, design]) for design in designs_of(path)} for path in MEASURED},
         "path_quartiles": {
-            path: {design: middle_half(sums[path, design]) for design in (OURS, BASELINE)} for path in PATHS
+            path: {design: middle_half(sums[path, design]) for design in designs_of(path)} for path in MEASURED
         },
         # Other work on the machine slows a process down, and the yardstick with it.
         "slowness": max(1, median(slownesses)),

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from bench import artefact
-from bench.account import Account, serving_account
+from bench.account import Account, empty_tables, serving_account
 from bench.deployment import PRODUCTION
 from bench.paths import (
     BASELINE,
     BASELINE_FUNCTION,
+    COUNTED,
+    FAILING,
+    IDLE,
     OURS,
     REQUEST_IDS,
     SMALL,
     body_of_path,
     numbered,
+    of_kind,
     proxy_event,
     recorded,
 )
@@ -40,21 +44,27 @@ class Bench:
     _exits: ExitStack = field(default_factory=ExitStack)
 
     def steps(self, design: str, path: str, size: int, number: int) -> list[Step]:
-        """Return the calls of functions that the measured delivery of a path makes, in order."""
+        """Return the calls of functions that the measured delivery of a path makes, in order.
+
+        Each failure is of a kind of its own, so it is the first of its alert window, unless the path is COUNTED.
+        """
         if design == OURS:
             payloads = recorded()[path, size]["payloads"]
-            return [(each["function"], numbered(each["payload"], number)) for each in payloads]
-        *_, body = body_of_path(path, size)
-        request_id = REQUEST_IDS[path == "duplicate"]
-        return [(BASELINE_FUNCTION, numbered(proxy_event(body, request_id), number))]
+            kind = 0 if path == COUNTED else number
+            return [(each["function"], of_kind(numbered(each["payload"], number), kind)) for each in payloads]
+        *earlier, body = body_of_path(path, size)
+        return [(BASELINE_FUNCTION, numbered(proxy_event(body, REQUEST_IDS[len(earlier)]), number))]
 
     def prepare(self, design: str, path: str, number: int) -> None:
         """Make the deliveries that come before the measured one, and set the fault of the path."""
         self.account.refuses_records = False
+        if path == IDLE:
+            # Healing is idle only as long as no delivery waits for it.
+            empty_tables()
         if path == "duplicate" and design == OURS:
             for function, payload in self.steps(design, "paid", SMALL, number):
                 self.warm(design, function).invoke(payload)
-        self.account.refuses_records = path == "failing"
+        self.account.refuses_records = path in FAILING
         self.account.take_calls()
 
     def container(self, design: str, function: str) -> Container:
@@ -77,7 +87,7 @@ class Bench:
         )
         del environment["SENTRY_DSN"]
         return Container(
-            artefact.code_of(self.ours, function),
+            self.ours,
             properties["Handler"],
             environment | own | {name: str(value) for name, value in variables.items()},
             self.runtime_client,
@@ -105,11 +115,13 @@ class Bench:
 
 @contextmanager
 def preparing(ours: Path | None) -> Iterator[Bench]:
-    """Build what is measured and serve the account, for the duration of a `with` block."""
+    """Build what is measured and serve the account, for the duration of a `with` block.
+
+    `ours` is a folder with the functions' zip, as `make build` leaves it; without one they are built here.
+    """
     with serving_account() as account:
-        bench = Bench(
-            account, ours or artefact.build_ours(), artefact.build_baseline(), artefact.build_runtime_client()
-        )
+        folder = artefact.unpack(ours) if ours else artefact.build_ours()
+        bench = Bench(account, folder, artefact.build_baseline(), artefact.build_runtime_client())
         try:
             yield bench
         finally:
@@ -118,7 +130,7 @@ def preparing(ours: Path | None) -> Iterator[Bench]:
 
 def is_expected(path: str, function: str, invocation: Invocation) -> bool:
     """Return whether a call ended as the path says; a call that a busy machine made too slow did not."""
-    fails = {"refused": "ValidateCallback", "malformed": "ValidateCallback", "failing": "SaveCallbackRecord"}
+    fails = dict.fromkeys(("refused", "malformed"), "ValidateCallback") | dict.fromkeys(FAILING, "SaveCallbackRecord")
     if function == BASELINE_FUNCTION:
         answer: Any = invocation.answer
         return bool(answer.get("statusCode") == (500 if path in fails else 200))

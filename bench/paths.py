@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,13 @@ BASELINE_FUNCTION = "BankAppCallback"
 SMALL, MEDIUM, LARGE = 190, 2_000, 8_000
 # A body above the contract's limit, which anybody can send.
 FORGED = 32_000
-# Each path and the sizes of its body in bytes; `idle` is a run of healing that finds nothing.
+# A run of healing that finds nothing.
+IDLE = "idle"
+# A failure within the alert window that another one has opened: it is counted, not reported.
+COUNTED = "failing, counted"
+# The record table refuses these.
+FAILING = ("failing", COUNTED)
+# Each path and the sizes of its body in bytes.
 PATHS: dict[str, tuple[int, ...]] = {
     "paid": (SMALL, MEDIUM, LARGE),
     "duplicate": (SMALL,),
@@ -25,11 +32,17 @@ PATHS: dict[str, tuple[int, ...]] = {
     "refused": (SMALL, MEDIUM, LARGE, FORGED),
     "malformed": (SMALL, MEDIUM, LARGE),
     "failing": (SMALL,),
-    "idle": (0,),
+    COUNTED: (SMALL,),
+    IDLE: (0,),
 }
 # Texts of fixed length in every payload; each callback replaces them by its own.
 ORDER_ID, PAYMENT_ID = "482500000000", "pay_000000000000"
 REQUEST_IDS = ("JKJaXmP000000000=", "JKJbXmP000000000=")
+# How the kind of a call ends that reads consistently, which takes twice as many read units.
+CONSISTENT = " (consistent)"
+# It is a part of a failure's kind.
+FUNCTION_NAME = "bankappcallback"
+DIGITS = 9
 
 
 def body_of_path(path: str, size: int) -> list[str]:
@@ -48,7 +61,12 @@ def body_of_path(path: str, size: int) -> list[str]:
     if path == "malformed":
         # A bracket is missing at the end.
         text = f"{text[:-1]} "
-    return [text, text] if path == "duplicate" else [text]
+    return [text, text] if path in ("duplicate", COUNTED) else [text]
+
+
+def designs_of(path: str) -> tuple[str, ...]:
+    """Return the designs that have a path: the one Lambda has no healing."""
+    return (OURS,) if path == IDLE else (OURS, BASELINE)
 
 
 def _padded(callback: dict[str, Any], size: int) -> str:
@@ -63,7 +81,7 @@ def _padded(callback: dict[str, Any], size: int) -> str:
 
 
 def proxy_event(body: str, request_id: str) -> str:
-    """Return the event of API Gateway's proxy integration, which the page's Lambda receives."""
+    """Return the event of API Gateway's proxy integration, which the one Lambda receives."""
     headers = {
         "Accept": "*/*",
         "Content-Type": "application/json",
@@ -110,9 +128,23 @@ def proxy_event(body: str, request_id: str) -> str:
 def numbered(payload: str, number: int) -> str:
     """Return a payload as that of another callback, of the same length."""
     for text in (ORDER_ID, PAYMENT_ID, *(request_id.rstrip("=") for request_id in REQUEST_IDS)):
-        digits = 9
-        payload = payload.replace(text, f"{text[:-digits]}{number:0{digits}}")
+        payload = _with_number(payload, text, number)
     return payload
+
+
+def of_kind(payload: str, number: int) -> str:
+    """Return the payload of a report as that of another kind of failure, of the same length."""
+    return _with_number(payload, FUNCTION_NAME, number)
+
+
+def _with_number(payload: str, text: str, number: int) -> str:
+    return payload.replace(text, f"{text[:-DIGITS]}{number:0{DIGITS}}")
+
+
+def case_of(results: Mapping[str, Any], path: str, size: int) -> dict[str, Any]:
+    """Return what a path logs, from the results of `log`."""
+    found: list[dict[str, Any]] = results["log"]["cases"]
+    return next(case for case in found if (case["path"], case["size"]) == (path, size))
 
 
 @cache

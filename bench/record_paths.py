@@ -9,10 +9,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bench.paths import PATHS, REQUEST_IDS, body_of_path
+from bench.account import empty_tables
+from bench.paths import FAILING, IDLE, PATHS, REQUEST_IDS, body_of_path
 from local import vtl
-from tests.sources import RESOURCES, TABLES, table
-from tests.workflow.account import SAVE_RECORD, Workflow, _executions, client
+from local.stack import ROOT
+from package import LAMBDA_DIR
+from tests.sources import RESOURCES
+from tests.workflow.account import SAVE_RECORD, Workflow, _executions
 from tests.workflow.engine import resolved
 
 HEADERS = {"Content-Type": "application/json", "User-Agent": "BankGateway/2.1", "Host": "example.com"}
@@ -47,7 +50,7 @@ def test_record_paths(workflow: Workflow) -> None:
     workflow.functions._answer = remember  # type: ignore[method-assign]
 
     def take(path: str, size: int) -> dict[str, Any]:
-        arn = workflow.healing_arn if path == "idle" else workflow._machine_arn
+        arn = workflow.healing_arn if path == IDLE else workflow._machine_arn
         execution = _executions(arn)[-1]
         taken = {
             "path": path,
@@ -56,7 +59,7 @@ def test_record_paths(workflow: Workflow) -> None:
             "output": execution.to_describe_output().get("output"),
             "events": execution.to_history_output()["events"],
             "payloads": payloads.copy(),
-            "record": workflow.records[-1] if workflow.records else None,
+            "items": [*workflow.records, *workflow.payments],
         }
         payloads.clear()
         return taken
@@ -66,24 +69,19 @@ def test_record_paths(workflow: Workflow) -> None:
         for size in sizes:
             for name in ("records", "errors", "payments"):
                 assert getattr(workflow, name) == [], name
-            if path == "idle":
+            if path == IDLE:
                 workflow.heal()
             else:
                 for number, body in enumerate(body_of_path(path, size)):
                     payloads.clear()
-                    if path == "failing":
+                    if path in FAILING:
                         workflow.aws.refuse(SAVE_RECORD, "AccessDeniedException")
                     workflow.run(rendered(body, REQUEST_IDS[number]))
             found.append(take(path, size))
             workflow.recover()
             for state in ("SendErrorEmail", "ReportToSentry"):
                 workflow.functions.replace_container(state)
-            _empty_tables()
-    Path(os.environ["BENCH_PATHS_FILE"]).write_text(json.dumps(found, default=str))
-
-
-def _empty_tables() -> None:
-    for name in TABLES:
-        arguments = table(name)
-        client("dynamodb").delete_table(TableName=arguments["TableName"])
-        client("dynamodb").create_table(**arguments)
+            empty_tables()
+    # Stack traces name the files as Lambda would, wherever the repository is.
+    text = json.dumps(found, default=str).replace(f"{ROOT}/functions", LAMBDA_DIR).replace(str(ROOT), LAMBDA_DIR)
+    Path(os.environ["BENCH_PATHS_FILE"]).write_text(text)

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from bench.account import empty_tables
 from bench.designs import Bench, is_expected
-from bench.paths import BASELINE, OURS, SMALL
+from bench.paths import COUNTED, IDLE, PATHS, designs_of
 from bench.runtime import Invocation
 from bench.spread import middle_half
 
-PATHS = ("paid", "duplicate", "declined", "refused", "failing")
-IDLE = "idle"
+MEASURED = ("paid", "duplicate", "declined", "refused", "failing", COUNTED, IDLE)
 ROUNDS = 60
-# The first calls fill caches and open connections.
+# The first calls fill caches, open connections, and open the alert window of COUNTED.
 WARM_UP = 5
 # A delivery's calls of functions, each with the calls to AWS that it made.
 Sample = Sequence[tuple[str, Invocation, dict[str, int]]]
@@ -23,20 +21,15 @@ Sample = Sequence[tuple[str, Invocation, dict[str, int]]]
 def measure(bench: Bench) -> dict[str, Any]:
     """Return, by path and design, what a delivery takes, in all and by function, and its calls to AWS."""
     samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    # Healing is idle only as long as no delivery waits for it.
-    empty_tables()
-    for paths, designs in (([IDLE], [OURS]), (PATHS, [OURS, BASELINE])):
-        for number in range(ROUNDS + WARM_UP):
-            for position, path in enumerate(paths):
-                size, serial = 0 if path == IDLE else SMALL, 100_000 + 10 * number + position
-                for design in designs:
-                    sample = bench.run(design, path, size, serial)
-                    if number >= WARM_UP and all(is_expected(path, *each[:2]) for each in sample):
-                        samples[path, design].append(sample)
-    return {
-        path: {design: _summary(samples[path, design]) for design in (OURS, BASELINE) if (path, design) in samples}
-        for path in (*PATHS, IDLE)
-    }
+    for number in range(ROUNDS + WARM_UP):
+        for position, path in enumerate(MEASURED):
+            for design in designs_of(path):
+                sample = bench.run(design, path, PATHS[path][0], 100_000 + 10 * number + position)
+                if number >= WARM_UP and all(is_expected(path, *each[:2]) for each in sample):
+                    samples[path, design].append(sample)
+    if missing := [key for path in MEASURED for design in designs_of(path) if (key := (path, design)) not in samples]:
+        raise RuntimeError(f"No call ended as its path says: {missing}")
+    return {path: {design: _summary(samples[path, design]) for design in designs_of(path)} for path in MEASURED}
 
 
 def _summary(samples: Sequence[Sample]) -> dict[str, Any]:
