@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from threading import Event, Lock
@@ -111,14 +111,8 @@ def _inject(local: Local, traffic: Traffic, is_over: Event) -> None:
             break_it = random.choice([_throttled, without_permissions])  # noqa: S311
             if function == "ValidateCallback":
                 break_it = _throttled
-            with _entered(break_it(local, function)):
+            with break_it(local, function):
                 is_over.wait(FAULT_SECONDS)
-
-
-@contextmanager
-def _entered(fault: AbstractContextManager[None]) -> Iterator[None]:
-    with fault:
-        yield
 
 
 @contextmanager
