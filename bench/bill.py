@@ -1,23 +1,31 @@
-"""What a month costs with either design, from what was measured and the prices of bench/prices.toml."""
+"""What a month costs with either design, from what was measured and the prices of bench/prices.toml.
+
+Left out are free tiers, failures, duplicates, declined callbacks and storage. The one Lambda is billed as a zip with
+bytecode on arm64, better than it was: it was a Docker image on x86.
+"""
 
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.deployment import ALTERNATIVES, PRODUCTION, Deployment
 from bench.log import billed_bytes, history_lines
-from bench.paths import BASELINE, BASELINE_FUNCTION, OURS, SMALL, recorded
+from bench.paths import BASELINE, CONSISTENT, IDLE, OURS, SMALL, case_of, recorded
 from local.stack import ROOT
-from tests.sources import FUNCTIONS, TEMPLATE
+from tests.sources import FUNCTIONS, TEMPLATE, table
 
 PRICES = ROOT / "bench/prices.toml"
 SECONDS_PER_MONTH = 30 * 24 * 3600
 # On which a function has one full vCPU; with less memory its CPU takes longer.
 VCPU_MB = 1769
+# What AWS bills as a GB.
 GIBIBYTE = 1024**3
+# What DynamoDB adds to each stored item.
+ITEM_BYTES = 100
 WRITES = {"PutItem", "UpdateItem", "DeleteItem"}
 
 
@@ -33,8 +41,6 @@ class Usage:
     once_write_units: float = 0
     read_units: float = 0
     log_bytes: float = 0
-    emails: float = 0
-    queue_requests: float = 0
 
 
 def read_prices() -> dict[str, Any]:
@@ -58,7 +64,7 @@ def cpu_time(cpu_ms: float, memory_mb: float) -> float:
 
 def call_time(calls: Mapping[str, int], latency: Mapping[str, float]) -> float:
     """Return the milliseconds for which a function waits for AWS."""
-    return sum(count * latency[_latency_of(kind)] for kind, count in calls.items())
+    return sum(count * latency[sort] for sort, count in _by_latency(calls).items())
 
 
 def traces(callbacks: float, sampling: Mapping[str, float]) -> float:
@@ -83,8 +89,6 @@ def month(callbacks: float, usage: Usage, is_traced: bool, prices: Mapping[str, 
         "exactly once (ledger)": callbacks * usage.once_write_units * price["write_unit"],
         "CloudWatch Logs": callbacks * usage.log_bytes / GIBIBYTE * price["log_gb"],
         "X-Ray": traces(callbacks, prices["xray"]) * price["xray_trace"] if is_traced else 0,
-        "SES": callbacks * usage.emails * price["email"],
-        "SQS": callbacks * usage.queue_requests * price["queue_request"],
     }
 
 
@@ -93,7 +97,17 @@ def item_bytes(item: Mapping[str, Any]) -> int:
     return sum(len(name) + len(str(value).encode()) for name, value in item.items() if value is not None)
 
 
-def units_on_the_page() -> tuple[float, float]:
+def stored_bytes() -> int:
+    """Return what a paid callback of 190 bytes leaves in the tables: a record, a payment and its index entry."""
+    run = recorded()["paid", SMALL]
+    _, payment = items = run["items"]
+    ledger = table("PaymentLedgerTable")
+    keys = {key["AttributeName"] for each in [ledger, *ledger["GlobalSecondaryIndexes"]] for key in each["KeySchema"]}
+    entry = {name: payment[name] for name in keys}
+    return sum(item_bytes(each) + ITEM_BYTES for each in (*items, entry))
+
+
+def units_in_guarantees() -> tuple[float, float]:
     """Return the write units besides the record's own write, and the read units, of a payment's first paid delivery."""
     page = (ROOT / "docs/guarantees.md").read_text()
     found = re.search(r"^\| paid, the first of its payment \| ([\d.]+): .* \| ([\d.]+): ", page, re.MULTILINE)
@@ -119,7 +133,9 @@ def measure(results: Mapping[str, Any]) -> dict[str, Any]:
         each.name: sum(per_million_paid(million, results, prices, each).values()) - million["total"][OURS]
         for each in ALTERNATIVES
     }
-    return {"volumes": volumes, "settings": settings}
+    stored = stored_bytes()
+    kept = stored * 1e6 / GIBIBYTE * (prices["prices"]["storage_gb_month"] + prices["prices"]["backup_gb_month"])
+    return {"volumes": volumes, "settings": settings, "storage": {"bytes": stored, "dollars": kept}}
 
 
 def at_a_million(volumes: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -142,11 +158,14 @@ def per_million_paid(
 def paid_usage(
     deployment: Deployment | None, cold_share: float, results: Mapping[str, Any], prices: Mapping[str, Any]
 ) -> Usage:
-    """Return what a paid callback of 190 bytes uses; without a deployment, with the one Lambda."""
+    """Return what a paid callback of 190 bytes uses; without a deployment, with the one Lambda.
+
+    The functions of a callback are cold together.
+    """
     design = OURS if deployment else BASELINE
     latency = prices["latency_ms"]
     functions: dict[str, Any] = results["warm"]["paid"][design]["functions"]
-    gb_seconds = duration = 0.0
+    gb_seconds = cold_duration = warm_duration = 0.0
     for name, warm in functions.items():
         memory = _memory_of(name) if design == OURS else prices["baseline"]["memory_mb"]
         cold = results["cold"]["functions"][name] if design == OURS else results["cold"]["baseline"]
@@ -154,8 +173,9 @@ def paid_usage(
         warm_ms = cpu_time(warm["cpu_ms"], memory) + waits
         cold_ms = cpu_time(cold["init_cpu_ms"] + cold["first_call_cpu_ms"]["paid"], memory) + waits
         gb_seconds += _mean(cold_share, lambda_gb_seconds(cold_ms, memory), lambda_gb_seconds(warm_ms, memory))
-        duration += _mean(cold_share, cold_ms + latency["sandbox"], warm_ms) + latency["function"]
-    case = _case(results, "paid")
+        cold_duration += cold_ms + latency["sandbox"] + latency["function"]
+        warm_duration += warm_ms + latency["function"]
+    case = case_of(results, "paid", SMALL)
     if not deployment:
         return Usage(
             lambda_requests=1,
@@ -169,14 +189,18 @@ def paid_usage(
         event["type"] == "TaskScheduled" and event["taskScheduledEventDetails"]["resourceType"] == "dynamodb"
         for event in events
     )
-    duration += entered * latency["state"] + own_calls * latency["dynamodb_write"]
-    record_units = math.ceil(item_bytes(recorded()["paid", SMALL]["record"]) / 1024)
-    beside, reads = units_on_the_page()
+    own = entered * latency["state"] + own_calls * latency["dynamodb_write"]
+    record, _ = recorded()["paid", SMALL]["items"]
+    record_units = math.ceil(item_bytes(record) / 1024)
+    beside, reads = units_in_guarantees()
     # The ledger's three; the other units are the record's, which lead to a payment that was never dispatched.
     once = 3
     return Usage(
         express_requests=1,
-        express_gb_seconds=express_gb_seconds(duration),
+        # An execution is billed in steps, each for itself.
+        express_gb_seconds=_mean(
+            cold_share, express_gb_seconds(cold_duration + own), express_gb_seconds(warm_duration + own)
+        ),
         lambda_requests=len(functions),
         lambda_gb_seconds=gb_seconds,
         write_units=record_units + (record_units - 1) + beside - once,
@@ -190,25 +214,25 @@ def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any], deploymen
     """Return what runs whether callbacks arrive or not: alarms, and the healing that finds nothing."""
     price, latency = prices["prices"], prices["latency_ms"]
     runs = SECONDS_PER_MONTH / 60 / deployment.healing_minutes
-    idle = results["warm"]["idle"][OURS]
-    events = recorded()["idle", 0]["events"]
+    idle = results["warm"][IDLE][OURS]
+    events = recorded()[IDLE, 0]["events"]
     transitions = sum(event["type"].endswith("StateEntered") for event in events) + 1
     functions = 0.0
     for name, warm in idle["functions"].items():
         memory = _memory_of(name)
+        cold = results["cold"]["functions"][name]
         # Every five minutes it finds no warm function.
-        milliseconds = cpu_time(results["cold"]["functions"][name]["init_cpu_ms"] + warm["cpu_ms"], memory)
+        milliseconds = cpu_time(cold["init_cpu_ms"] + cold["first_call_cpu_ms"][IDLE], memory)
         milliseconds += call_time(warm["calls"], latency)
         functions += price["lambda_request"] + lambda_gb_seconds(milliseconds, memory) * price["lambda_gb_second"]
-    reads = sum(count for kind, count in idle["calls"].items() if _latency_of(kind) == "dynamodb_read")
-    writes = sum(count for kind, count in idle["calls"].items() if _latency_of(kind) == "dynamodb_write")
-    queues = sum(count for kind, count in idle["calls"].items() if _latency_of(kind) == "queue")
+    calls = _by_latency(idle["calls"])
+    consistent = sum(count for kind, count in idle["calls"].items() if kind.endswith(CONSISTENT))
     each = (
         transitions * price["standard_transition"]
         + functions
-        + reads * 0.5 * price["read_unit"]
-        + writes * price["write_unit"]
-        + queues * price["queue_request"]
+        + (calls["dynamodb_read"] + consistent) / 2 * price["read_unit"]
+        + calls["dynamodb_write"] * price["write_unit"]
+        + calls["queue"] * price["queue_request"]
         + billed_bytes(history_lines(events, deployment.has_data, level=deployment.level)) / GIBIBYTE * price["log_gb"]
         + price["xray_trace"] * deployment.is_traced
     )
@@ -219,23 +243,24 @@ def fixed_month(results: Mapping[str, Any], prices: Mapping[str, Any], deploymen
     }
 
 
-def _case(results: Mapping[str, Any], path: str) -> dict[str, Any]:
-    (case,) = [case for case in results["log"]["cases"] if (case["path"], case["size"]) == (path, SMALL)]
-    found: dict[str, Any] = case
-    return found
-
-
 def _memory_of(function: str) -> float:
-    default = TEMPLATE["Globals"]["Function"]["MemorySize"]
-    return float(FUNCTIONS[function].get("MemorySize", default)) if function != BASELINE_FUNCTION else float(default)
+    return float(FUNCTIONS[function].get("MemorySize", TEMPLATE["Globals"]["Function"]["MemorySize"]))
 
 
 def _mean(share: float, cold: float, warm: float) -> float:
     return share * cold + (1 - share) * warm
 
 
+def _by_latency(calls: Mapping[str, int]) -> Counter[str]:
+    """Return how many calls there are of each sort that `latency_ms` in bench/prices.toml names."""
+    sorts = Counter[str]()
+    for kind, count in calls.items():
+        sorts[_latency_of(kind)] += count
+    return sorts
+
+
 def _latency_of(kind: str) -> str:
-    service, _, operation = kind.partition(" ")
+    service, _, operation = kind.removesuffix(CONSISTENT).partition(" ")
     if service == "dynamodb":
         return "dynamodb_write" if operation in WRITES else "dynamodb_read"
-    return {"lambda": "lambda_invoke", "ses": "email", "sqs": "queue"}[service]
+    return {"lambda": "lambda_invoke", "sqs": "queue"}[service]
