@@ -1,5 +1,6 @@
 """README.md and docs/ agree with the project: commands, links, parameters, names and words."""
 
+import itertools
 import json
 import re
 import shlex
@@ -198,7 +199,7 @@ def parse_aws(command: str) -> tuple[str, str, dict[str, Any]]:
 
     Raises KeyError for an option that the operation does not have.
     """
-    _, service, operation, *words = shlex.split(command)
+    _, service, operation, *words = itertools.takewhile(lambda word: word not in {"|", ">"}, shlex.split(command))
     members = operation_of(service, operation).input_shape.members
     options = {f"--{xform_name(name, '-')}": name for name in members}
     parameters: dict[str, Any] = {}
