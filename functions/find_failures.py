@@ -67,21 +67,23 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
             rows, following = _read_page(event["channel"], selection, has_time)
         else:
             rows = _due(event["channel"], size, has_time) if size else []
+    # By their ids, because a failure may move to another queue while all are read.
+    failures: dict[str, Json] = {
+        row.requestId: _summary(row) if is_listed else {"requestId": row.requestId} for row in rows
+    }
     # The index may not have the collected ones yet, and in a dry run they are not in the error log. Those for which the
     # page has no room are due, like any failure.
-    listed = {row.requestId for row in rows}
     collected = state.get("collected", {}).get("requestIds", [])
-    unlisted = [request_id for request_id in collected if request_id not in listed]
-    room = len(unlisted) if is_listed else max(0, size - len(listed))
-    failures = [_summary(row) if is_listed else {"requestId": row.requestId} for row in rows]
-    failures += [{"requestId": request_id} for request_id in unlisted[:room]]
+    unlisted = [request_id for request_id in collected if request_id not in failures]
+    room = len(unlisted) if is_listed else max(0, size - len(failures))
+    failures |= {request_id: {"requestId": request_id} for request_id in unlisted[:room]}
     if selection.decision:
         causes = {row.requestId: row.cause for row in rows}
-        failures = [{**failure, "cause": causes.get(failure["requestId"])} for failure in failures]
+        failures = {request_id: failures[request_id] | {"cause": causes.get(request_id)} for request_id in failures}
     if not failures and not is_listed:
         logger.info("Healing run ended", **tally)
     return {
-        "failures": failures,
+        "failures": list(failures.values()),
         "isManual": selection.is_manual,
         "decision": selection.decision,
         # For an operator, redrive.py continues from `next` in another execution.
