@@ -149,4 +149,4 @@ def test_genuine_callbacks_are_paid_once_and_in_time_on_a_day_of_abuse(
     assert len(reported) <= len(events) <= CONCURRENCY * len(reported)
     told = [mail["BodyText"] + mail["BodyHtml"] for mail in mails] + [str(event) for event in events]
     assert not [text for text in told if LINK in text or "pay now" in text]
-    assert any(show(LETTER) in mail["BodyText"] for mail in mails)
+    assert show(LETTER) in mails[0]["BodyText"]
