@@ -7,7 +7,6 @@ from typing import Any
 from bench import artefact
 from bench.designs import Bench, is_expected
 from bench.paths import BASELINE, BASELINE_FUNCTION, IDLE, OURS, PATHS, designs_of
-from bench.runtime import Invocation
 from bench.spread import middle_half
 from tests.sources import FUNCTIONS
 from tests.template.test_names import slowness
@@ -29,13 +28,16 @@ def measure(bench: Bench) -> dict[str, Any]:
             for design in designs_of(path):
                 bench.prepare(design, path, number + position)
                 steps = bench.steps(design, path, PATHS[path][0], number + position)
-                starts = [(function, *_start(bench, design, function, payload)) for function, payload in steps]
-                for function, init_cpu_ms, invocation in starts:
-                    inits[design, function].append(init_cpu_ms)
+                expected: list[float] = []
+                for function, payload in steps:
+                    with bench.container(design, function) as container:
+                        inits[design, function].append(container.init_cpu_ms)
+                        invocation = container.invoke(payload)
                     if is_expected(path, function, invocation):
                         calls[design, path, function].append(invocation.cpu_ms)
-                if all(is_expected(path, function, invocation) for function, _, invocation in starts):
-                    sums[path, design].append(sum(init + invocation.cpu_ms for _, init, invocation in starts))
+                        expected.append(container.init_cpu_ms + invocation.cpu_ms)
+                if len(expected) == len(steps):
+                    sums[path, design].append(sum(expected))
         # Between the samples of the paths: a machine that is busy for a while slows all of them.
         for function in FUNCTIONS:
             if len(inits[OURS, function]) <= sample:
@@ -51,8 +53,10 @@ def measure(bench: Bench) -> dict[str, Any]:
             "first_call_cpu_ms": {path: median(found) for path, found in first_calls.items() if found},
         }
 
+    # All functions share their code.
+    megabytes = artefact.size_of(bench.ours)
     return {
-        "functions": {name: times_of(OURS, name) | {"megabytes": artefact.size_of(bench.ours)} for name in FUNCTIONS},
+        "functions": {name: times_of(OURS, name) | {"megabytes": megabytes} for name in FUNCTIONS},
         "baseline": times_of(BASELINE, BASELINE_FUNCTION) | {"megabytes": artefact.size_of(bench.baseline)},
         "paths": {path: {design: median(sums[path, design]) for design in designs_of(path)} for path in MEASURED},
         "path_quartiles": {
@@ -61,9 +65,3 @@ def measure(bench: Bench) -> dict[str, Any]:
         # Other work on the machine slows a process down, and the yardstick with it.
         "slowness": max(1, median(slownesses)),
     }
-
-
-def _start(bench: Bench, design: str, function: str, payload: str) -> tuple[float, Invocation]:
-    """Return the CPU of a new process until its first event, and its first call."""
-    with bench.container(design, function) as container:
-        return container.init_cpu_ms, container.invoke(payload)
